@@ -1,0 +1,1 @@
+"""The tests of trio_raft, and what they share."""
