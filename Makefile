@@ -33,7 +33,7 @@ test: $(READY)
 # Every tool has its say before the target fails.
 lint: $(READY)
 	@status=0; \
-	for tool in 'ruff check' 'ruff format --check' 'mypy' 'pyright'; do \
+	for tool in 'ruff check' 'ruff format --check' 'mypy' 'pyright --pythonpath $(RUN)'; do \
 	    echo "$$tool"; $(RUN) -m $$tool || status=1; \
 	done; \
 	exit $$status
