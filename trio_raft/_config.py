@@ -1,0 +1,287 @@
+"""Every setting of a node, in one validated table each for durations and bounds.
+
+``Timeouts`` and ``Limits`` check their own relations when they are made, so that a node never starts with, say, a
+leader lease that outlives the followers' patience.  ``Config.from_toml`` reads the same classes from a file and names
+the path of a wrong key.
+
+House rule: settings are frozen; nothing in the package computes a duration that is not derived from this page.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+import attrs
+import cattrs
+from cattrs.gen import make_dict_structure_fn
+from cattrs.v import transform_error
+
+from trio_raft._errors import ConfigurationError
+from trio_raft._messages import ServerId
+from trio_raft._records import record_size
+
+KIBIBYTE = 1 << 10
+MEBIBYTE = 1 << 20
+
+
+@attrs.frozen(kw_only=True)
+class Timeouts:
+    """Durations in seconds.
+
+    Relations that are checked: all positive and finite; ``leader_lease_timeout`` ≤ ``heartbeat_timeout`` ≤
+    ``election_timeout``; ``commit_timeout`` ≤ ``heartbeat_timeout``; ``disk_stall_timeout`` ≤ ``request_timeout`` ≤
+    ``replication_stall_timeout``; ``retry_backoff`` ≤ ``retry_backoff_cap``.
+    """
+
+    heartbeat_timeout: float = 1.0
+    """A follower that heard no leader for a time drawn from [t, 2t) asks for pre-votes; for t it refuses others' votes.
+    Heartbeats go out every t / 10."""
+
+    election_timeout: float = 1.0
+    """A candidate that got no majority within a time drawn from [t, 2t) tries again."""
+
+    leader_lease_timeout: float = 0.5
+    """A leader that had no round trip with a majority for so long steps down."""
+
+    commit_timeout: float = 0.05
+    """When writes stop, followers learn the commit index after a time drawn from [t, 2t)."""
+
+    disk_stall_timeout: float = 2.0
+    """A log write in hand for so long makes a leader step down and keeps a follower from campaigning."""
+
+    request_timeout: float = 5.0
+    """The oldest AppendEntries in flight must be answered within this, or its connection is dropped."""
+
+    replication_stall_timeout: float = 10.0
+    """Uncommitted entries, and no append reply from a majority for so long, make a leader step down."""
+
+    dial_timeout: float = 1.0
+    """Connecting to a peer, the handshake included."""
+
+    frame_timeout: float = 5.0
+    """A frame that began to arrive must be complete within this; a send must be taken within this."""
+
+    retry_backoff: float = 0.01
+    """The first pause after a failure; it doubles with every further one."""
+
+    retry_backoff_cap: float = 1.0
+    """The longest such pause.  Heartbeats use at most half of ``heartbeat_timeout``."""
+
+    close_timeout: float = 2.0
+    """How long closing waits for a log write in hand before it abandons the thread."""
+
+    loop_blocked_threshold: float = 0.05
+    """One call that blocks the loop for longer raises the event ``LoopBlocked``."""
+
+    def __attrs_post_init__(self) -> None:
+        for name, value in attrs.asdict(self).items():
+            if not 0 < value < float("inf"):
+                raise ConfigurationError(
+                    f"timeouts.{name}", f"must be a positive number of seconds, not {value!r}"
+                )
+        for smaller, larger in (
+            ("leader_lease_timeout", "heartbeat_timeout"),
+            ("heartbeat_timeout", "election_timeout"),
+            ("commit_timeout", "heartbeat_timeout"),
+            ("disk_stall_timeout", "request_timeout"),
+            ("request_timeout", "replication_stall_timeout"),
+            ("retry_backoff", "retry_backoff_cap"),
+        ):
+            low, high = getattr(self, smaller), getattr(self, larger)
+            if low > high:
+                raise ConfigurationError(
+                    f"timeouts.{smaller}", f"{low} s must not exceed timeouts.{larger}, which is {high} s"
+                )
+
+    @property
+    def heartbeat_interval(self) -> float:
+        """Seconds; a leader's heartbeats are drawn from [interval, 2 × interval)."""
+        return self.heartbeat_timeout / 10
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    """Bounds on everything that could otherwise grow.  Bytes unless the name says otherwise.
+
+    Relations that are checked: all positive; a command with its record fits into a frame, and the largest batch into
+    a segment.
+    """
+
+    max_command_bytes: int = 4 * MEBIBYTE
+    """The largest encoded command."""
+
+    max_batch_entries: int = 1024
+    """Entries in one AppendEntries."""
+
+    max_batch_bytes: int = 1 * MEBIBYTE
+    """Bytes of entries in one AppendEntries; a single larger command travels alone."""
+
+    max_frame_body: int = 8 * MEBIBYTE
+    """The largest frame body accepted from a peer; compared in the handshake."""
+
+    pipeline_requests: int = 4
+    """AppendEntries in flight to one follower."""
+
+    pipeline_bytes: int = 8 * MEBIBYTE
+    """Bytes of entries in flight to one follower."""
+
+    journal_batch_bytes: int = 4 * MEBIBYTE
+    """The log takes no further item into one write and one sync beyond this."""
+
+    pending_bytes: int = 64 * MEBIBYTE
+    """Commands accepted but not yet applied; then ``submit_nowait`` raises WouldBlock and ``propose`` waits."""
+
+    log_memory_bytes: int = 64 * MEBIBYTE
+    """Recent entries kept in memory; older ones are read back from disk."""
+
+    segment_bytes: int = 16 * MEBIBYTE
+    """Size of a log file."""
+
+    apply_batch_entries: int = 256
+    """Entries applied before the loop gets its turn."""
+
+    max_connections: int = 128
+    """Inbound connections served at once; further ones are closed."""
+
+    event_buffer: int = 256
+    """Events kept for a slow reader of ``events()``, per reader."""
+
+    def __attrs_post_init__(self) -> None:
+        for name, value in attrs.asdict(self).items():
+            if value < 1:
+                raise ConfigurationError(f"limits.{name}", f"must be at least 1, not {value!r}")
+        if self.largest_batch > self.max_frame_body:
+            raise ConfigurationError(
+                "limits.max_frame_body",
+                f"{self.max_frame_body} bytes do not hold the largest batch of {self.largest_batch} bytes",
+            )
+        # A journal batch may be one item beyond its bound; header sector and rounding take less than a kibibyte each.
+        needed = self.largest_journal_batch + 4 * KIBIBYTE
+        if needed > self.segment_bytes:
+            raise ConfigurationError(
+                "limits.segment_bytes",
+                f"{self.segment_bytes} bytes do not hold one largest write of {needed} bytes",
+            )
+
+    @property
+    def largest_batch(self) -> int:
+        """Bytes; the largest body of an AppendEntries that this node sends."""
+        return max(self.max_batch_bytes, record_size(self.max_command_bytes))
+
+    @property
+    def largest_journal_batch(self) -> int:
+        """Bytes; the most that one write to the log can come to, its last item included."""
+        return self.journal_batch_bytes + self.max_frame_body
+
+
+@attrs.frozen(kw_only=True)
+class Config:
+    """One node of a cluster.
+
+    ``members`` names the servers that the cluster is first made of, this one included, with the address at which
+    each can be reached.  It must name the same ids on every member.  Afterwards the log says who belongs to the
+    cluster, and ``members`` only says where to find them: ids are identity, addresses may change.
+    """
+
+    node_id: ServerId = attrs.field(converter=ServerId)
+    cluster_id: str
+    """Servers of different clusters refuse each other."""
+    members: Mapping[ServerId, str]
+    """Id → ``host:port``, as the peers dial it."""
+    data_directory: Path = attrs.field(converter=Path)
+    """Created if missing; its parent must exist."""
+    listen: str = ""
+    """``host:port`` to bind; this node's own entry in ``members`` if empty."""
+    timeouts: Timeouts = Timeouts()
+    limits: Limits = Limits()
+
+    def __attrs_post_init__(self) -> None:
+        if not self.cluster_id:
+            raise ConfigurationError("cluster_id", "must not be empty")
+        if not self.node_id:
+            raise ConfigurationError("node_id", "must not be empty")
+        if self.node_id not in self.members:
+            known = ", ".join(sorted(self.members)) or "none"
+            raise ConfigurationError("members", f"must name this node, {self.node_id!r}; it names {known}")
+        for member, address in self.members.items():
+            if not member:
+                raise ConfigurationError("members", "an id must not be empty")
+            split_address(f"members.{member}", address)
+        if self.listen:
+            split_address("listen", self.listen)
+
+    @property
+    def listen_address(self) -> str:
+        """``host:port`` to bind."""
+        return self.listen or self.members[self.node_id]
+
+    @classmethod
+    def from_toml(cls, path: Path | str) -> "Config":
+        """Read a node's configuration from a TOML file.
+
+        Raises ConfigurationError, naming the path of the key, for an unknown key, a wrong type or a wrong value, and
+        for a file that cannot be read or is not TOML.
+        """
+        try:
+            with open(path, "rb") as file:
+                table = tomllib.load(file)
+        except OSError as error:
+            raise ConfigurationError("", f"cannot read {path}: {error.strerror}") from error
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigurationError("", f"{path} is not valid TOML: {error}") from error
+        return cls.from_mapping(table)
+
+    @classmethod
+    def from_mapping(cls, table: Mapping[str, object]) -> "Config":
+        """Build a configuration from plain data, as ``from_toml`` does."""
+        converter = _strict_converter()
+        try:
+            return converter.structure(table, cls)
+        except ConfigurationError:
+            raise
+        except Exception as error:
+            _raise_first_configuration_error(error)
+            problem = "; ".join(transform_error(error, path="config"))
+            key = problem.rpartition(" @ config.")[2] if " @ config." in problem else ""
+            raise ConfigurationError(key, problem) from error
+
+
+def split_address(key: str, address: str) -> tuple[str, int]:
+    """``host:port`` → (host, port); IPv6 hosts stand in brackets.  Raises ConfigurationError naming ``key``."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ConfigurationError(key, f"must be host:port, for example 127.0.0.1:7000, not {address!r}")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _strict_converter() -> cattrs.Converter:
+    """cattrs coerces by default: "false" would become True and "3" a number.  Refuse instead."""
+    converter = cattrs.Converter(detailed_validation=True, forbid_extra_keys=True)
+
+    def strictly(expected: type, *accepted: type):  # type: ignore[no-untyped-def]
+        def hook(value: object, _: object) -> object:
+            if type(value) not in accepted:
+                raise ValueError(f"expected {expected.__name__}, got {value!r}")
+            return expected(value)
+
+        converter.register_structure_hook(expected, hook)
+
+    strictly(int, int)
+    strictly(float, float, int)
+    strictly(str, str)
+    strictly(bool, bool)
+    converter.register_structure_hook(Path, lambda value, _: Path(converter.structure(value, str)))
+    for settings in (Timeouts, Limits, Config):
+        converter.register_structure_hook(
+            settings, make_dict_structure_fn(settings, converter, _cattrs_forbid_extra_keys=True)
+        )
+    return converter
+
+
+def _raise_first_configuration_error(error: BaseException) -> None:
+    """A relation that failed while a class was made keeps its own, clearer error."""
+    if isinstance(error, ConfigurationError):
+        raise error
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            _raise_first_configuration_error(inner)

@@ -1,0 +1,141 @@
+"""The one seam for time, chance and blocking work.
+
+Nothing else in the package may ask what time it is, sleep, set a deadline, draw a random number or start a
+thread; ``tests/test_layering.py`` enforces it.  So a simulation can give every node its own drifting clock, its own
+seeded generator and a disk in virtual time, and still run the code that ships.
+
+Production passes Trio's own functions through.  Two points are ours:
+
+* Each *lane* of blocking work has a limiter of its own.  On Trio's shared default limiter a log write queues behind
+  whatever the application does in threads; forty busy user threads delayed a write by more than a second.
+* ``abandon_on_cancel=True``: a hung disk must not hold up closing.  The abandoned thread keeps only immutable plans
+  and counted handles, never live state (see ``_storage/wal.py``).
+"""
+
+import enum
+import random
+import time
+from collections.abc import Callable
+from typing import Protocol, TypeVar, TypeVarTuple
+
+import attrs
+import trio
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+
+class Lane(enum.Enum):
+    """What a piece of blocking work is for; pieces in different lanes never wait for each other."""
+
+    JOURNAL = "journal"
+    """Writes and syncs of the log, in order."""
+
+    READ = "read"
+    """Reads of old entries."""
+
+    PREPARE = "prepare"
+    """Zero-filling of segments ahead of the writer, and other upkeep."""
+
+
+class Clock(Protocol):
+    """One node's idea of time, in seconds; ``now`` never goes back."""
+
+    def now(self) -> float:
+        """Seconds on a monotonic clock with an arbitrary origin."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Suspend for that long.  A checkpoint even for zero."""
+        ...
+
+    async def sleep_until(self, deadline: float) -> None:
+        """Suspend until ``now() >= deadline``.  A checkpoint even if that has passed."""
+        ...
+
+    def move_on_after(self, seconds: float) -> trio.CancelScope:
+        """A cancel scope that expires after that long."""
+        ...
+
+    def move_on_at(self, deadline: float) -> trio.CancelScope:
+        """A cancel scope that expires when ``now() >= deadline``."""
+        ...
+
+    def set_deadline(self, scope: trio.CancelScope, deadline: float) -> None:
+        """Move the deadline of a scope that this clock made."""
+        ...
+
+    def stopwatch(self) -> float:
+        """Seconds on a cheap counter for measuring calls that block the loop.
+
+        It runs while the loop is blocked, unlike a virtual clock; a simulation returns ``now()`` to stay
+        deterministic.
+        """
+        ...
+
+
+class RunBlocking(Protocol):
+    """Run a synchronous function off the loop and return what it returns."""
+
+    async def __call__(self, lane: Lane, function: Callable[[*Ts], T], /, *args: *Ts) -> T:
+        """Call ``function(*args)``; within a lane one at a time, in order of arrival.
+
+        Cancelled: the function may not have started, may still run, or may have finished.
+        """
+        ...
+
+
+class TrioClock:
+    """Trio's clock, whatever the run was started with (a ``MockClock`` in tests)."""
+
+    def now(self) -> float:
+        return trio.current_time()
+
+    async def sleep(self, seconds: float) -> None:
+        await trio.sleep(seconds)
+
+    async def sleep_until(self, deadline: float) -> None:
+        await trio.sleep_until(deadline)
+
+    def move_on_after(self, seconds: float) -> trio.CancelScope:
+        return trio.move_on_after(seconds)
+
+    def move_on_at(self, deadline: float) -> trio.CancelScope:
+        return trio.move_on_at(deadline)
+
+    def set_deadline(self, scope: trio.CancelScope, deadline: float) -> None:
+        scope.deadline = deadline
+
+    def stopwatch(self) -> float:
+        return time.perf_counter()
+
+
+class ThreadLanes:
+    """``RunBlocking`` in worker threads, one limiter of one token per lane."""
+
+    def __init__(self) -> None:
+        self._limiters = {lane: trio.CapacityLimiter(1) for lane in Lane}
+
+    async def __call__(self, lane: Lane, function: Callable[[*Ts], T], /, *args: *Ts) -> T:
+        return await trio.to_thread.run_sync(
+            function, *args, abandon_on_cancel=True, limiter=self._limiters[lane]
+        )
+
+
+@attrs.frozen
+class Environment:
+    """Everything a node takes from the world besides its files and its streams."""
+
+    clock: Clock
+    random: random.Random
+    run_blocking: RunBlocking
+
+
+def real_environment() -> Environment:
+    """Trio's clock, a generator seeded by the system, worker threads."""
+    return Environment(clock=TrioClock(), random=random.Random(), run_blocking=ThreadLanes())
+
+
+def draw_interval(environment: Environment, shortest: float) -> float:
+    """A duration in seconds drawn evenly from [shortest, 2 × shortest), so that nodes do not act in step (paper 5.2)."""
+    return shortest * (1.0 + environment.random.random())

@@ -1,0 +1,371 @@
+"""What a node tells whoever watches it: typed events, one log line each.
+
+Every event is a transition, not a repetition: one when a peer is lost, one when it returns.  ``EventHub.publish``
+never waits and never fails: each reader has a bounded buffer that drops its oldest event and counts it.
+
+House rule: the text of an event is its log line; no other module writes to a logger.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import ClassVar, TypeAlias
+
+import attrs
+import trio
+
+from trio_raft._errors import RaftError
+from trio_raft._messages import Incarnation, LogIndex, ServerId, Term
+
+
+@attrs.frozen
+class RoleChanged:
+    """This server's role or term changed."""
+
+    role: str
+    term: Term
+    reason: str
+    logger: ClassVar[str] = "trio_raft.election"
+    level: ClassVar[int] = logging.INFO
+
+    def __str__(self) -> str:
+        return f"{self.role} in term {self.term}: {self.reason}"
+
+
+@attrs.frozen
+class LeaderChanged:
+    """This server learned who leads its term, or that it no longer knows."""
+
+    leader: ServerId | None
+    term: Term
+    logger: ClassVar[str] = "trio_raft.election"
+    level: ClassVar[int] = logging.INFO
+
+    def __str__(self) -> str:
+        return f"leader of term {self.term} is {self.leader or 'not known'}"
+
+
+@attrs.frozen
+class ContactLost:
+    """The leader's heartbeats to a follower fail."""
+
+    peer: ServerId
+    problem: str
+    logger: ClassVar[str] = "trio_raft.replication"
+    level: ClassVar[int] = logging.WARNING
+
+    def __str__(self) -> str:
+        return f"lost contact with {self.peer}: {self.problem}"
+
+
+@attrs.frozen
+class ContactResumed:
+    """A follower answers heartbeats again; ``silence`` is in seconds."""
+
+    peer: ServerId
+    silence: float
+    logger: ClassVar[str] = "trio_raft.replication"
+    level: ClassVar[int] = logging.INFO
+
+    def __str__(self) -> str:
+        return f"{self.peer} answers again after {self.silence:.2f} s"
+
+
+@attrs.frozen
+class ReplicationRestarted:
+    """An unexpected error ended a task of one follower's replication; it was started again."""
+
+    peer: ServerId
+    task: str
+    problem: str
+    logger: ClassVar[str] = "trio_raft.replication"
+    level: ClassVar[int] = logging.ERROR
+
+    def __str__(self) -> str:
+        return f"{self.task} for {self.peer} failed and was started again: {self.problem}"
+
+
+@attrs.frozen
+class PeerLostData:
+    """A follower no longer holds entries that it had acknowledged; it is not counted any more."""
+
+    peer: ServerId
+    match_index: LogIndex
+    logger: ClassVar[str] = "trio_raft.replication"
+    level: ClassVar[int] = logging.ERROR
+
+    def __str__(self) -> str:
+        return (
+            f"{self.peer} lost entries that it had acknowledged up to {self.match_index}; its acknowledgements no "
+            f"longer count. Check its disk, then replace it"
+        )
+
+
+@attrs.frozen
+class PeerRefused:
+    """A connection was refused in the handshake, by us or by the peer."""
+
+    peer: str
+    code: str
+    reason: str
+    logger: ClassVar[str] = "trio_raft.transport"
+    level: ClassVar[int] = logging.WARNING
+
+    def __str__(self) -> str:
+        return f"connection with {self.peer} refused ({self.code}): {self.reason}"
+
+
+@attrs.frozen
+class BadInput:
+    """A connection was closed because of what came over it."""
+
+    peer: str
+    reason: str
+    logger: ClassVar[str] = "trio_raft.transport"
+    level: ClassVar[int] = logging.WARNING
+
+    def __str__(self) -> str:
+        return f"closed the connection with {self.peer}: {self.reason}"
+
+
+@attrs.frozen
+class BootstrapWaiting:
+    """First start: these members have not yet confirmed the first configuration."""
+
+    missing: tuple[ServerId, ...]
+    problem: str
+    logger: ClassVar[str] = "trio_raft.bootstrap"
+    level: ClassVar[int] = logging.INFO
+
+    def __str__(self) -> str:
+        names = ", ".join(self.missing)
+        return f"first start waits for {names}" + (f": {self.problem}" if self.problem else "")
+
+
+@attrs.frozen
+class BootstrapDone:
+    """The first configuration is settled for good."""
+
+    members: tuple[ServerId, ...]
+    logger: ClassVar[str] = "trio_raft.bootstrap"
+    level: ClassVar[int] = logging.INFO
+
+    def __str__(self) -> str:
+        return f"first configuration settled: {', '.join(self.members)}"
+
+
+@attrs.frozen
+class DirectoryReplaced:
+    """This server's directory is not the one that the cluster knows; it neither votes nor acknowledges."""
+
+    known: Incarnation
+    found: Incarnation
+    logger: ClassVar[str] = "trio_raft.bootstrap"
+    level: ClassVar[int] = logging.ERROR
+
+    def __str__(self) -> str:
+        return (
+            f"the cluster knows this id with incarnation {self.known}, this directory is {self.found}: it neither "
+            f"votes nor acknowledges. Put the original directory back, or remove the member and add it anew"
+        )
+
+
+@attrs.frozen
+class TornTailCut:
+    """Recovery cut a write that a crash had left half done; nothing acknowledged was in it."""
+
+    path: str
+    cut_bytes: int
+    logger: ClassVar[str] = "trio_raft.storage"
+    level: ClassVar[int] = logging.WARNING
+
+    def __str__(self) -> str:
+        return f"cut {self.cut_bytes} bytes of an unfinished write from {self.path}"
+
+
+@attrs.frozen
+class DiskStalled:
+    """A log write has been in hand for ``seconds``."""
+
+    seconds: float
+    logger: ClassVar[str] = "trio_raft.storage"
+    level: ClassVar[int] = logging.WARNING
+
+    def __str__(self) -> str:
+        return f"a log write has not returned for {self.seconds:.2f} s"
+
+
+@attrs.frozen
+class DiskRecovered:
+    """The stalled write returned after ``seconds``."""
+
+    seconds: float
+    logger: ClassVar[str] = "trio_raft.storage"
+    level: ClassVar[int] = logging.INFO
+
+    def __str__(self) -> str:
+        return f"the stalled log write returned after {self.seconds:.2f} s"
+
+
+@attrs.frozen
+class DiskFull:
+    """No room for log space: proposals are refused until there is."""
+
+    problem: str
+    logger: ClassVar[str] = "trio_raft.storage"
+    level: ClassVar[int] = logging.ERROR
+
+    def __str__(self) -> str:
+        return self.problem
+
+
+@attrs.frozen
+class DiskHasRoom:
+    """Log space could be prepared again."""
+
+    logger: ClassVar[str] = "trio_raft.storage"
+    level: ClassVar[int] = logging.INFO
+
+    def __str__(self) -> str:
+        return "there is room for the log again; proposals are accepted"
+
+
+@attrs.frozen
+class LoopBlocked:
+    """One call kept the event loop from everything else for ``seconds``, heartbeats included."""
+
+    call: str
+    seconds: float
+    logger: ClassVar[str] = "trio_raft.node"
+    level: ClassVar[int] = logging.WARNING
+
+    def __str__(self) -> str:
+        return f"{self.call} blocked the event loop for {self.seconds:.3f} s"
+
+
+@attrs.frozen
+class NodeStopped:
+    """The node ended because of an error."""
+
+    error: RaftError
+    logger: ClassVar[str] = "trio_raft.node"
+    level: ClassVar[int] = logging.ERROR
+
+    def __str__(self) -> str:
+        return str(self.error)
+
+
+Event: TypeAlias = (
+    RoleChanged
+    | LeaderChanged
+    | ContactLost
+    | ContactResumed
+    | ReplicationRestarted
+    | PeerLostData
+    | PeerRefused
+    | BadInput
+    | BootstrapWaiting
+    | BootstrapDone
+    | DirectoryReplaced
+    | TornTailCut
+    | DiskStalled
+    | DiskRecovered
+    | DiskFull
+    | DiskHasRoom
+    | LoopBlocked
+    | NodeStopped
+)
+
+
+class EventReceiver:
+    """One reader's view: iterate with ``async for``; ends when the node is closed."""
+
+    def __init__(self, capacity: int) -> None:
+        self._buffer: deque[Event] = deque(maxlen=capacity)
+        self._lot = trio.lowlevel.ParkingLot()
+        self._closed = False
+        self.dropped = 0
+        """Events that were lost because this reader was slow."""
+
+    def __aiter__(self) -> "EventReceiver":
+        return self
+
+    async def __anext__(self) -> Event:
+        try:
+            return await self.receive()
+        except trio.EndOfChannel:
+            raise StopAsyncIteration from None
+
+    async def receive(self) -> Event:
+        """The next event.  Raises ``trio.EndOfChannel`` once the node is closed and all were read.
+
+        Cancelled: no event is lost.
+        """
+        await trio.lowlevel.checkpoint()
+        while not self._buffer:
+            if self._closed:
+                raise trio.EndOfChannel
+            await self._lot.park()
+        return self._buffer.popleft()
+
+    def receive_nowait(self) -> Event:
+        """The next event, or ``trio.WouldBlock``, or ``trio.EndOfChannel`` as ``receive``."""
+        if self._buffer:
+            return self._buffer.popleft()
+        raise trio.EndOfChannel if self._closed else trio.WouldBlock
+
+    def _put(self, event: Event) -> None:
+        if len(self._buffer) == self._buffer.maxlen:
+            self.dropped += 1
+        self._buffer.append(event)
+        self._lot.unpark_all()
+
+    def _close(self) -> None:
+        self._closed = True
+        self._lot.unpark_all()
+
+
+class EventHub:
+    """Where a node's parts publish, and where readers subscribe."""
+
+    def __init__(
+        self, node_id: ServerId, *, stopwatch: Callable[[], float], blocked_threshold: float
+    ) -> None:
+        self._node_id = node_id
+        self._stopwatch = stopwatch
+        self._blocked_threshold = blocked_threshold
+        # A list, not a set: the order in which readers wake must not depend on addresses.
+        self._receivers: list[EventReceiver] = []
+        self._closed = False
+
+    def publish(self, event: Event) -> None:
+        """Log the event and hand it to every reader.  Never waits; a log handler that blocks is itself reported."""
+        started = self._stopwatch()
+        logging.getLogger(event.logger).log(event.level, "%s: %s", self._node_id, event)
+        blocked = self._stopwatch() - started
+        for receiver in self._receivers:
+            receiver._put(event)  # noqa: SLF001  # the two classes are one mechanism
+        if blocked > self._blocked_threshold:
+            # Straight to the readers: logging it would go through the very handler that is slow.
+            for receiver in self._receivers:
+                receiver._put(LoopBlocked(f"a log handler of {event.logger}", blocked))  # noqa: SLF001
+
+    @contextmanager
+    def subscribe(self, capacity: int) -> Iterator[EventReceiver]:
+        """A reader of all events from now on."""
+        receiver = EventReceiver(capacity)
+        if self._closed:
+            receiver._close()  # noqa: SLF001
+        self._receivers.append(receiver)
+        try:
+            yield receiver
+        finally:
+            self._receivers.remove(receiver)
+            receiver._close()  # noqa: SLF001
+
+    def close(self) -> None:
+        """No more events: readers end after what they still hold."""
+        self._closed = True
+        for receiver in self._receivers:
+            receiver._close()  # noqa: SLF001

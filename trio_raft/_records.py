@@ -1,0 +1,151 @@
+"""The record: one log entry, encoded once.
+
+The leader encodes an entry when it is proposed.  The same bytes then go into its own log file, onto the wire to
+every follower, and from the wire into the followers' log files; only message headers pass through a converter.  An
+``Entry`` therefore *is* its record, plus the three numbers that the rules ask for all the time.
+
+Layout, little-endian, 32 bytes of header::
+
+    crc32 u32 · data length u32 · index u64 · term u64 · kind u8 · flags u8 · reserved u16, u32 (zero) · data · padding
+
+The padding is zeros up to a multiple of 8 bytes, on the wire too.  The checksum covers everything after itself.
+Unknown kinds, flags and non-zero reserved bytes are refused, never skipped: a reader that skips what it does not know
+would apply a different history than the writer.
+
+House rule: this module knows bytes and nothing else.
+"""
+
+import enum
+import struct
+import zlib
+from collections.abc import Sequence
+from typing import NewType
+
+import attrs
+
+Term = NewType("Term", int)
+LogIndex = NewType("LogIndex", int)
+
+RECORD_HEADER_BYTES = 32
+"""Size of a record's fixed part; data and padding follow."""
+
+_AFTER_CHECKSUM = struct.Struct("<IQQBBHI")
+_HEADER = struct.Struct("<IIQQBBHI")
+_CHECKSUM = struct.Struct("<I")
+_PADDING = tuple(bytes(-length % 8) for length in range(8))
+
+
+class EntryKind(enum.IntEnum):
+    """What a record means.  The numbers are the wire and file format: never reuse one."""
+
+    COMMAND = 1
+    """A command for the state machine."""
+
+    NO_OP = 2
+    """Opens a leader's term, so that it may commit (paper section 8)."""
+
+    CONFIGURATION = 3
+    """A cluster configuration (paper section 6)."""
+
+    VOTE = 16
+    """Log file only: the term and the vote given in it."""
+
+    SNAPSHOT_MARKER = 17
+    """Log file only: a snapshot replaced the log up to an index."""
+
+    BOOTSTRAP = 18
+    """Log file only: the map of member ids to incarnations, and whether all members confirmed it."""
+
+
+ENTRY_KINDS = frozenset({EntryKind.COMMAND, EntryKind.NO_OP, EntryKind.CONFIGURATION})
+"""Kinds that are entries of the replicated log; only these may arrive from a peer."""
+
+KNOWN_FLAGS = 0
+"""Bits of the flags byte that this version understands.  Two more are reserved: 1 compression, 2 encryption."""
+
+_KINDS_BY_BYTE = {int(kind): kind for kind in EntryKind}
+
+
+class BadRecord(Exception):
+    """Bytes that are not a valid record.
+
+    ``offset`` is where the record starts in the buffer that was read.  Whoever read the bytes translates this into
+    the error of its own world: a broken peer on the wire, a damaged file in the log.
+    """
+
+    def __init__(self, reason: str, *, offset: int) -> None:
+        super().__init__(f"{reason} (at byte {offset})")
+        self.reason = reason
+        self.offset = offset
+
+
+@attrs.define(eq=False, repr=False)
+class Entry:
+    """One entry of the log.  Treat as immutable; not frozen, because freezing triples the cost of making one."""
+
+    index: LogIndex
+    term: Term
+    kind: EntryKind
+    record: bytes
+    """The encoded entry, checksum and padding included."""
+
+    @property
+    def data(self) -> bytes:
+        """The payload: an encoded command, or empty for a no-op."""
+        return self.record[
+            RECORD_HEADER_BYTES : RECORD_HEADER_BYTES + int.from_bytes(self.record[4:8], "little")
+        ]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Entry) and self.record == other.record
+
+    def __hash__(self) -> int:
+        return hash(self.record)
+
+    def __repr__(self) -> str:
+        return f"Entry(index={self.index}, term={self.term}, {self.kind.name}, {len(self.record)} bytes)"
+
+
+def make_entry(*, index: LogIndex, term: Term, kind: EntryKind, data: bytes) -> Entry:
+    """Encode an entry, the one time that it is encoded."""
+    length = len(data)
+    body = _AFTER_CHECKSUM.pack(length, index, term, kind, 0, 0, 0) + data + _PADDING[length & 7]
+    return Entry(index, term, kind, _CHECKSUM.pack(zlib.crc32(body)) + body)
+
+
+def record_size(data_length: int) -> int:
+    """Bytes that a record with so many bytes of data takes."""
+    return RECORD_HEADER_BYTES + data_length + (-data_length % 8)
+
+
+def join_records(entries: Sequence[Entry]) -> bytes:
+    """The bytes of several entries one after the other, as they stand on the wire and in a batch on disk."""
+    return b"".join([entry.record for entry in entries])
+
+
+def decode_entries(buffer: bytes) -> list[Entry]:
+    """Split a buffer that holds whole records into entries, checking every one.
+
+    Raises BadRecord for a checksum mismatch, a record cut short, an unknown kind or flag, or non-zero reserved bytes.
+    """
+    entries: list[Entry] = []
+    append = entries.append
+    unpack, checksum, kinds = _HEADER.unpack_from, zlib.crc32, _KINDS_BY_BYTE
+    offset, end = 0, len(buffer)
+    while offset < end:
+        if end - offset < RECORD_HEADER_BYTES:
+            raise BadRecord("the record's header is cut short", offset=offset)
+        crc, length, index, term, kind, flags, reserved, reserved_too = unpack(buffer, offset)
+        after = offset + RECORD_HEADER_BYTES + length + (-length & 7)
+        if after > end:
+            raise BadRecord(
+                f"the record announces {length} bytes of data, which are not there", offset=offset
+            )
+        record = buffer[offset:after]
+        if checksum(record[4:]) != crc:
+            raise BadRecord("the record's checksum does not match its bytes", offset=offset)
+        if flags & ~KNOWN_FLAGS or reserved or reserved_too or kind not in kinds:
+            raise BadRecord(f"kind {kind} with flags {flags:#x} is not known to this version", offset=offset)
+        append(Entry(index, term, kinds[kind], record))
+        offset = after
+    return entries
