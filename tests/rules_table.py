@@ -1,17 +1,17 @@
 """Which test proves which rule: what docs/rules.md, the tests and tests/rules_table.toml say about it.
 
-A test claims rules by naming their ids in parentheses in its docstring, `(R2)` or `(S3, S4)`. The table holds
-what the tests cannot say of themselves: which claims must not get lost, and what is still open and why. An entry
-has one of
+A test claims rules by naming their ids in parentheses in its docstring, `(R2)` or `(S3, S4)`. The table
+holds what the tests cannot say of themselves: which claims must not get lost, and what is still open and why.
+An entry has one of
 
     tests = ["tests/rules/test_x.py::test_y"]      the rule is proven
     tests = [...], open_clause = "while joint"     proven but for this part
     open = "why"                                   not proven yet; an open_clause beside it will remain
 
 As a program, `python tests/rules_table.py` prints the rules with their tests, and with `--write` brings the
-table up to date: it adds claims that are new, forgets tests that are gone, and closes an open rule that a test
-now claims. Whether the tests prove all of it is for whoever runs it to judge; what is left is an open_clause.
-Reasons are written by hand and kept. It needs nothing but the standard library.
+table up to date: it adds claims that are new, forgets tests that are gone, and closes an open rule that a
+test now claims. Whether the tests prove all of it is for whoever runs it to judge; what is left becomes an
+open_clause. Reasons are written by hand and kept. It needs nothing but the standard library.
 """
 
 import ast
