@@ -27,7 +27,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("_errors", "_environment"),
     ("_records",),
     ("_messages",),
-    ("_config", "abc", "_codec", "_values", "_events", "_rules"),
+    ("_config", "abc", "_codec", "_values", "_events", "_tickets", "_rules"),
     ("_rules.log", "_rules.configuration", "_rules.progress", "_rules.reads"),
     ("_rules.state",),
     ("_rules.request_vote", "_rules.append_entries"),
