@@ -1,0 +1,270 @@
+"""The log as the rules see it: which term stands at which index, and the entries that are still in memory.
+
+Three things can be asked of an index, and they end at different places::
+
+    index    1 ...... snapshot_index | first_index ....... | memory_first ....... last_index |
+    term     covered by the snapshot | known               | known                           |
+    entry    gone                    | on disk only        | in memory                       |
+
+Terms of *all* entries above the snapshot stay known.  They never fall from one entry to the next, since a leader only
+appends entries of its own term, so they are kept as runs, ``(first index, term)``: one item per election, not one per
+entry, found by bisection.  The first run stands for the place just below the log, ``(snapshot_index, snapshot_term)``,
+which is ``(0, 0)`` before any snapshot.  Index 0 with term 0 is thus an entry like any other to every rule, the one
+that all logs share (the induction base of the Log Matching Property, paper 5.3).
+
+Entries themselves are the *tail*: a list, and the index of its first slot.  Entries that left memory leave an empty
+slot behind; once half of the slots are empty they are cut off.  So dropping old entries costs each append a constant.
+
+House rule: an unknown term is never 0.  Whoever asks for the term of an index outside the log gets ``NotInLog``,
+because a made-up 0 at ``prev_log_index`` would compare as "very old" and be accepted as an answer.
+"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+
+from trio_raft._records import Entry, EntryKind, LogIndex, Term
+
+_NOWHERE = LogIndex(0)
+_BEFORE_ALL_TERMS = Term(0)
+_EMPTY_SLOT = Entry(_NOWHERE, _BEFORE_ALL_TERMS, EntryKind.NO_OP, b"")
+
+
+class NotInLog(Exception):
+    """The index lies above the last entry, or below what a snapshot has replaced.
+
+    Below, a follower that needs it needs the snapshot; above, the caller is wrong.
+    """
+
+    def __init__(self, index: LogIndex, *, snapshot_index: LogIndex, last_index: LogIndex) -> None:
+        super().__init__(f"index {index} is not in the log, which holds {snapshot_index + 1} to {last_index}")
+        self.index = index
+
+
+class Log:
+    """The entries above the last snapshot.  ``last_index`` and ``last_term`` are read freely and written only here."""
+
+    __slots__ = (
+        "_empty_slots",
+        "_memory_bytes",
+        "_run_firsts",
+        "_run_terms",
+        "_tail",
+        "_tail_first",
+        "last_index",
+        "last_term",
+        "memory_bytes_used",
+        "snapshot_index",
+        "snapshot_term",
+    )
+
+    def __init__(self, *, memory_bytes: int) -> None:
+        """An empty log that keeps about ``memory_bytes`` of records in memory once they may leave it."""
+        self.snapshot_index = _NOWHERE
+        self.snapshot_term = _BEFORE_ALL_TERMS
+        self.last_index = _NOWHERE
+        self.last_term = _BEFORE_ALL_TERMS
+        self.memory_bytes_used = 0
+        """Bytes of the records in the tail."""
+        self._memory_bytes = memory_bytes
+        self._run_firsts = [_NOWHERE]
+        self._run_terms = [_BEFORE_ALL_TERMS]
+        self._tail: list[Entry] = []
+        self._tail_first = LogIndex(1)
+        self._empty_slots = 0
+
+    @classmethod
+    def recovered(
+        cls,
+        *,
+        term_runs: Sequence[tuple[LogIndex, Term]],
+        last_index: LogIndex,
+        tail: Sequence[Entry],
+        memory_bytes: int,
+    ) -> "Log":
+        """The log that a store found: the runs of all terms, and the newest entries, which end at ``last_index``.
+
+        Raises AssertionError if the parts do not fit together: the store's mistake, not a damaged file, which the
+        store has already refused.
+        """
+        log = cls(memory_bytes=memory_bytes)
+        firsts = [first for first, _ in term_runs]
+        terms = [term for _, term in term_runs]
+        if bool(firsts) != bool(last_index) or (firsts and (firsts[0] != 1 or firsts[-1] > last_index)):
+            raise AssertionError(f"term runs {term_runs} do not cover the entries 1 to {last_index}")
+        for ascending in (firsts, terms):
+            if any(later <= earlier for earlier, later in zip([0, *ascending], ascending, strict=False)):
+                raise AssertionError(f"indexes and terms of the runs {term_runs} must grow")
+        log._run_firsts += firsts
+        log._run_terms += terms
+        log.last_index = last_index
+        log.last_term = log._run_terms[-1]
+        log._tail_first = LogIndex(last_index - len(tail) + 1)
+        for expected_index, entry in enumerate(tail, start=log._tail_first):
+            if entry.index != expected_index or entry.term != log.term_at(entry.index):
+                raise AssertionError(f"{entry} does not fit at index {expected_index} of {term_runs}")
+        log._tail = list(tail)
+        log.memory_bytes_used = sum(len(entry.record) for entry in tail)
+        return log
+
+    # ------------------------------------------------------------------------------------------ questions
+
+    @property
+    def first_index(self) -> LogIndex:
+        """The first index above the snapshot; nothing stands there while the log is empty."""
+        return LogIndex(self.snapshot_index + 1)
+
+    @property
+    def memory_first(self) -> LogIndex:
+        """The first index whose entry is in memory; ``last_index + 1`` if none is."""
+        return LogIndex(self._tail_first + self._empty_slots)
+
+    def term_at(self, index: LogIndex) -> Term:
+        """The term of the entry there; the snapshot's own last entry counts.  Raises NotInLog outside (R9)."""
+        if not self.snapshot_index <= index <= self.last_index:
+            raise self._not_in_log(index)
+        return self._run_terms[bisect_right(self._run_firsts, index) - 1]
+
+    def matches(self, index: LogIndex, term: Term) -> bool:
+        """Does this log hold (index, term)?
+
+        By the Log Matching Property it then holds everything before it as the asker does.  What a snapshot covers is
+        committed, so every leader has the same there: a match without looking (R4).
+        """
+        if index < self.snapshot_index:
+            return True
+        return index <= self.last_index and self.term_at(index) == term
+
+    def first_of_term(self, index: LogIndex) -> LogIndex:
+        """The first index, above the snapshot, of the run of equal terms that holds ``index``."""
+        if not self.snapshot_index < index <= self.last_index:
+            raise self._not_in_log(index)
+        return max(self._run_firsts[bisect_right(self._run_firsts, index) - 1], self.first_index)
+
+    def last_at_or_below_term(self, term: Term, *, not_above: LogIndex) -> LogIndex:
+        """The largest index ≤ ``not_above`` whose term is ≤ ``term``; ``snapshot_index`` if there is none."""
+        run = bisect_right(self._run_terms, term)
+        if run == 0:
+            return self.snapshot_index
+        end = self._run_firsts[run] - 1 if run < len(self._run_firsts) else self.last_index
+        return max(self.snapshot_index, min(LogIndex(end), not_above))
+
+    def entry(self, index: LogIndex) -> Entry | None:
+        """The entry there, or None if it left memory.  Raises NotInLog outside the log."""
+        if not self.snapshot_index < index <= self.last_index:
+            raise self._not_in_log(index)
+        slot = index - self._tail_first
+        return self._tail[slot] if slot >= self._empty_slots else None
+
+    def slice(
+        self, first: LogIndex, *, max_entries: int, max_bytes: int, not_above: LogIndex | None = None
+    ) -> list[Entry] | None:
+        """Entries from ``first`` on, none above ``not_above``, as many as both bounds allow.
+
+        At least one, even if it alone is larger than ``max_bytes``; none if ``first`` lies above the end; None if
+        ``first`` left memory.  Raises NotInLog at or below the snapshot.
+        """
+        if first <= self.snapshot_index:
+            raise self._not_in_log(first)
+        end = self.last_index if not_above is None else min(not_above, self.last_index)
+        if first > end:
+            return []
+        slot = first - self._tail_first
+        if slot < self._empty_slots:
+            return None
+        entries = self._tail[slot : min(slot + max_entries, end + 1 - self._tail_first)]
+        size = 0
+        for count, entry in enumerate(entries):
+            size += len(entry.record)
+            if size > max_bytes:
+                return entries[: max(count, 1)]
+        return entries
+
+    # ------------------------------------------------------------------------------------------ changes
+
+    def append(self, entry: Entry) -> None:
+        """Add one entry at the end: the leader's hot path.
+
+        Raises AssertionError unless the entry follows the last one without a gap and in no lower term.
+        """
+        index, term = entry.index, entry.term
+        if index != self.last_index + 1 or term < self.last_term or not term:
+            raise self._does_not_follow(entry)
+        if term != self.last_term:
+            self._run_firsts.append(index)
+            self._run_terms.append(term)
+            self.last_term = term
+        self._tail.append(entry)
+        self.last_index = index
+        self.memory_bytes_used += len(entry.record)
+
+    def extend(self, entries: Sequence[Entry]) -> None:
+        """Add entries at the end, as a follower gets them.  Raises AssertionError as ``append`` does."""
+        if not entries:
+            return
+        first, last = entries[0], entries[-1]
+        if first.term == last.term == self.last_term and last.index - first.index + 1 == len(entries):
+            # One term from end to end, and the caller has checked every entry of the message it came in (R9):
+            # almost every batch, and worth not looking at each entry a second time.
+            if first.index != self.last_index + 1:
+                raise self._does_not_follow(first)
+            self._tail.extend(entries)
+            self.last_index = last.index
+            self.memory_bytes_used += sum([len(entry.record) for entry in entries])
+        else:
+            for entry in entries:
+                self.append(entry)
+
+    def truncate_from(self, index: LogIndex) -> None:
+        """Remove the entry at ``index`` and all above it.  Raises NotInLog if there is none."""
+        if not self.snapshot_index < index <= self.last_index:
+            raise self._not_in_log(index)
+        if index <= self.memory_first:
+            self._tail.clear()
+            self._tail_first, self._empty_slots = index, 0
+            self.memory_bytes_used = 0
+        else:
+            slot = index - self._tail_first
+            self.memory_bytes_used -= sum([len(entry.record) for entry in self._tail[slot:]])
+            del self._tail[slot:]
+        while self._run_firsts[-1] >= index:
+            self._run_firsts.pop()
+            self._run_terms.pop()
+        self.last_index = LogIndex(index - 1)
+        self.last_term = self._run_terms[-1]
+
+    def release(self, up_to: LogIndex) -> None:
+        """Let entries ≤ ``up_to`` leave memory, oldest first, until the rest is within ``memory_bytes``.
+
+        The caller knows which entries are on disk and not needed here any more.  Costs a comparison when nothing is
+        to be done, else a constant for each entry that leaves.
+        """
+        if self.memory_bytes_used <= self._memory_bytes:
+            return
+        tail = self._tail
+        slot = self._empty_slots
+        end = min(up_to + 1 - self._tail_first, len(tail))
+        while slot < end and self.memory_bytes_used > self._memory_bytes:
+            self.memory_bytes_used -= len(tail[slot].record)
+            tail[slot] = _EMPTY_SLOT
+            slot += 1
+        if slot * 2 > len(tail):
+            del tail[:slot]
+            self._tail_first = LogIndex(self._tail_first + slot)
+            slot = 0
+        self._empty_slots = slot
+
+    def __repr__(self) -> str:
+        runs = ", ".join(
+            f"{first}:{term}" for first, term in zip(self._run_firsts, self._run_terms, strict=True)
+        )
+        return f"Log(last_index={self.last_index}, memory_first={self.memory_first}, terms from {runs})"
+
+    # ------------------------------------------------------------------------------------------ errors
+
+    def _not_in_log(self, index: LogIndex) -> NotInLog:
+        return NotInLog(index, snapshot_index=self.snapshot_index, last_index=self.last_index)
+
+    def _does_not_follow(self, entry: Entry) -> AssertionError:
+        return AssertionError(
+            f"{entry} does not follow the last entry, index {self.last_index} of term {self.last_term}"
+        )
