@@ -27,11 +27,11 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("_errors", "_environment"),
     ("_records",),
     ("_messages",),
-    ("_config", "abc", "_codec", "_values", "_events", "_tickets", "_rules"),
-    ("_rules.log", "_rules.configuration", "_rules.progress", "_rules.reads"),
+    ("_config", "abc", "_strict", "_codec", "_values", "_events", "_tickets", "_rules"),
+    ("_rules.bootstrap", "_rules.configuration", "_rules.log", "_rules.progress", "_rules.reads"),
     ("_rules.state",),
     ("_rules.request_vote", "_rules.append_entries"),
-    ("_journal", "_transport", "_tcp", "_storage", "_storage.*"),
+    ("_journal", "_handshake", "_transport", "_tcp", "_storage", "_storage.*"),
     ("_server",),
     ("_replication", "_election", "_apply", "_bootstrap", "_peers"),
     ("_leadership",),
@@ -52,6 +52,7 @@ RULES_MAY_IMPORT_FOREIGN = (
     "collections",
     "enum",
     "functools",
+    "hashlib",
     "itertools",
     "math",
     "operator",
@@ -213,13 +214,15 @@ def refers_to(dotted: str, patterns: tuple[str, ...]) -> bool:
 
 def own_imports(module: Module, known: frozenset[str]) -> Iterator[tuple[int, str]]:
     """(line, module) for each of the package's modules that this one imports."""
+    found: set[tuple[int, str]] = set()
     for line, dotted in module.imports():
         if dotted.partition(".")[0] == PACKAGE:
             name = dotted.removeprefix(PACKAGE).removeprefix(".")
             while name not in known and name:
                 name = name.rpartition(".")[0]
             if name != module.name:
-                yield line, name
+                found.add((line, name))
+    yield from sorted(found)
 
 
 # ------------------------------------------------------------------------------------------- the checks
@@ -241,7 +244,7 @@ def check_floors(module: Module, known: frozenset[str]) -> list[str]:
     complaints = []
     for line, imported in own_imports(module, known):
         imported_floor = floor_of(imported)
-        if imported_floor is None or imported_floor > floor:
+        if imported_floor is not None and imported_floor > floor:
             complaints.append(f"{module.name}:{line} imports upward: {imported or PACKAGE}")
     return complaints
 
