@@ -1,22 +1,24 @@
-"""The life of an AppendEntries, from top to bottom (paper 5.3): made, answered, digested, and what is then committed.
+"""The life of an AppendEntries, from top to bottom (paper 5.3): made, answered, digested, and then committed.
 
-The leader *makes* a request: "after (prev_log_index, prev_log_term) come these entries, and commit_index is ...".  The
-follower *answers*: if it holds the previous entry it makes its log agree, and vouches for exactly what this request
-verified or brought.  The leader *digests* the reply: success moves match_index, a rejection moves next_index back::
+The leader *makes* a request: "after (prev_log_index, prev_log_term) come these entries, and commit_index is
+...".  The follower *answers*: if it holds the previous entry it makes its log agree, and vouches for exactly
+what this request verified or brought.  The leader *digests* the reply: success moves match_index, a rejection
+moves next_index back::
 
     index               1  2  3  4  5  6  7  8  9
     leader's terms      1  1  1  4  4  5  5  6  6        next_index 10, so prev is (9, 6)
     follower's terms    1  1  1  2  2  2  3  3  3        refused: "at 9 I have term 3, which begins at 7"
 
-    the leader's last entry of a term <= 3 is index 3; it is before 7 and not of term 3, so try prev (3, 1): a match.
+    the leader's last entry of a term <= 3 is index 3: before 7, and not of term 3, so try prev (3, 1): a match.
 
-The hint skips a whole term at a time, so that each divergent term costs one round trip and not each entry (R8).
+The hint skips a whole term at a time, so that each divergent term costs one round trip and not each entry
+(R8).
 
-*Committed* is an entry of the leader's own term that a majority holds durably, with everything before it.  An entry of
-an older term on a majority is not safe yet: Figure 8 of the paper shows one being overwritten (R2).
+*Committed* is an entry of the leader's own term that a majority holds durably, with everything before it.  An
+entry of an older term on a majority is not safe yet: Figure 8 of the paper shows one being overwritten (R2).
 
-House rule: a follower never believes more than a request proves.  Neither ``match_index`` nor its commit index goes
-past the last entry that this very request verified (R3), whatever else its log may hold.
+House rule: a follower never believes more than a request proves.  Neither ``match_index`` nor its commit
+index goes past the last entry that this very request verified (R3), whatever else its log may hold.
 """
 
 import enum
@@ -35,7 +37,7 @@ from trio_raft._rules.state import Role, State
 
 @attrs.frozen
 class ReadFirst:
-    """The entries to send left memory: read some of ``first`` … ``last`` from the store, and make the request again."""
+    """The entries to send left memory: read some of ``first`` … ``last`` from the store, then make again."""
 
     first: LogIndex
     last: LogIndex
@@ -50,11 +52,13 @@ def make(
     max_bytes: int,
     entries: Sequence[Entry] | None = None,
 ) -> AppendEntries | ReadFirst:
-    """The request that follows ``progress.next_index - 1``; without entries if the follower has been sent all.
+    """The request that follows ``progress.next_index - 1``; without entries if the follower has been sent
+    all.
 
-    ``term`` is the constant of the leadership that asks.  ``entries`` are those that were read after a ``ReadFirst``;
-    they are passed over if ``next_index`` has moved since.  Raises NotInLog if the follower needs what only a snapshot
-    holds (R9), and AssertionError if the leadership is over (R1) or the entries are not this log's.
+    ``term`` is the constant of the leadership that asks.  ``entries`` are those that were read after a
+    ``ReadFirst``; they are passed over if ``next_index`` has moved since.  Raises NotInLog if the follower
+    needs what only a snapshot holds (R9), and AssertionError if the leadership is over (R1) or the entries
+    are not this log's.
     """
     _check_leads(state, term)
     first = progress.next_index
@@ -81,13 +85,13 @@ def make(
 def _check_leads(state: State, term: Term) -> None:
     if state.role is not Role.LEADER or state.current_term != term:
         raise AssertionError(
-            f"{state.node_id} is {state.role.value} of term {state.current_term}; nothing may be sent or counted for "
-            f"the leadership of term {term}"
+            f"{state.node_id} is {state.role.value} of term {state.current_term}; nothing may be sent for the "
+            f"leadership of term {term}"
         )
 
 
 def _check_own(log: Log, entries: Sequence[Entry]) -> None:
-    """What was read back must be what this log says stands there: a store that answers otherwise is broken."""
+    """What was read back must be what this log says stands there; else the store is broken."""
     for expected_index, entry in enumerate(entries, start=entries[0].index):
         if entry.index != expected_index or entry.term != log.term_at(entry.index):
             raise AssertionError(f"{entry} was read where index {expected_index} of this log stands: {log}")
@@ -114,13 +118,15 @@ class Answer:
 def answer(state: State, request: AppendEntries) -> Answer:
     """Make this follower's log agree with the leader's, as far as the request reaches.
 
-    The caller has adopted the request's term and follows its leader.  The reply is True to memory; it leaves once the
-    entries it vouches for are durable (S1).  Raises BadRequest for a malformed request, and AssertionError, having changed
-    nothing, where the leader contradicts a committed entry: State Machine Safety (paper 5.4.3) is broken.
+    The caller has adopted the request's term and follows its leader.  The reply is true to memory; it leaves
+    once the entries it vouches for are durable (S1).  Raises BadRequest for a malformed request, and
+    AssertionError, having changed nothing, where the leader contradicts a committed entry: State Machine
+    Safety (paper 5.4.3) is broken.
     """
     if state.role is not Role.FOLLOWER or request.term != state.current_term:
         raise AssertionError(
-            f"{state.node_id}, {state.role.value} of term {state.current_term}, answers a request of term {request.term}"
+            f"{state.node_id}, {state.role.value} of term {state.current_term}, must not answer a request of term "
+            f"{request.term}"
         )
     _check_request(request)
     if not state.log.matches(request.prev_log_index, request.prev_log_term):
@@ -141,7 +147,7 @@ def answer(state: State, request: AppendEntries) -> Answer:
 
 
 def _check_request(request: AppendEntries) -> None:
-    """Entries follow the previous one without a gap, in terms that never fall and end at the leader's (R9)."""
+    """Entries follow the previous one without a gap, in terms that never fall nor pass the leader's (R9)."""
     index, term = request.prev_log_index, request.prev_log_term
     if index < 0 or (index == 0) != (term == 0) or request.leader_commit < 0:
         raise BadRequest(f"previous entry {index} of term {term}, commit index {request.leader_commit}")
@@ -190,8 +196,8 @@ def _check_uncommitted(state: State, index: LogIndex, term: Term) -> None:
     """Nothing at or below the commit index may ever be contradicted (R4)."""
     if index <= state.commit_index:
         raise AssertionError(
-            f"{state.node_id}: the leader of term {state.current_term} has term {term} at index {index}, where this "
-            f"server committed term {state.log.term_at(index)} (commit index {state.commit_index})"
+            f"{state.node_id}: the leader of term {state.current_term} has term {term} at index {index}, where "
+            f"this server committed term {state.log.term_at(index)} (commit index {state.commit_index})"
         )
 
 
@@ -230,12 +236,13 @@ def digest(
 ) -> Outcome:
     """Learn from the reply to the request that reached from ``prev_log_index`` to ``last_index``.
 
-    The caller has made sure that it belongs to this request, channel and leadership, and has stepped down if its term
-    is higher.  Raises BadReply, having changed nothing, for a reply that makes no sense.
+    The caller has made sure that it belongs to this request, channel and leadership, and has stepped down if
+    its term is higher.  Raises BadReply, having changed nothing, for a reply that makes no sense.
     """
     if state.role is not Role.LEADER or reply.term > state.current_term:
         raise AssertionError(
-            f"{state.node_id}, {state.role.value} of term {state.current_term}, digests a reply of term {reply.term}"
+            f"{state.node_id}, {state.role.value} of term {state.current_term}, must not digest a reply of term "
+            f"{reply.term}"
         )
     if reply.success:
         _check_success(state, reply, last_index)
@@ -295,8 +302,8 @@ def _check_mismatch(state: State, reply: AppendEntriesReply, prev_log_index: Log
 def committable(state: State, matches: Mapping[ServerId, LogIndex]) -> LogIndex:
     """The commit index that these match indexes prove: the leader's own, durable one is among them.
 
-    Counts entries of the leader's own term only; older ones are committed with the first of those (R2, Figure 8).
-    Never below ``commit_index``.
+    Counts entries of the leader's own term only; older ones are committed with the first of those (R2, Figure
+    8). Never below ``commit_index``.
     """
     reached = state.configuration.quorum_value(matches)
     if reached is None or reached <= state.commit_index:

@@ -1,18 +1,20 @@
 """Who belongs to the cluster, and what a majority of it agrees on.
 
-*Voters* decide: elections, commits, leases and reads all ask the same two questions, whether some servers are a
-quorum, and up to which value a quorum has come.  *Learners* receive the log and count for nothing (dissertation 4.2.1).
+*Voters* decide: elections, commits, leases and reads all ask the same two questions, whether some servers are
+a quorum, and up to which value a quorum has come.  *Learners* receive the log and count for nothing
+(dissertation 4.2.1).
 
 ::
 
     voters n1 n2 n3 n4 n5, match indexes    9  7  7  4  2
-                                                  ^ the third of five: three servers have come at least this far
+                                                  ^ the third of five: three servers reached at least this
 
-A quorum of one set is more than half of it, so that any two quorums share a server; that server is why two leaders
-cannot have one term, and why a new leader has every committed entry (paper 5.4.3).
+A quorum of one set is more than half of it, so that any two quorums share a server; that server is why two
+leaders cannot have one term, and why a new leader has every committed entry (paper 5.4.3).
 
-House rule: no rule asks for ``voters`` to count them.  They ask ``voter_sets()``, which has one set today and will
-have two while a cluster moves between configurations (joint consensus, paper section 6): a quorum is one of *every* set.
+House rule: no rule asks for ``voters`` to count them.  They ask ``voter_sets()``, which has one set today and
+will have two while a cluster moves between configurations (joint consensus, paper section 6): a quorum is one
+of *every* set.
 """
 
 from collections.abc import Container, Mapping
@@ -33,7 +35,7 @@ def _sorted_servers(servers: tuple[ServerId, ...]) -> tuple[ServerId, ...]:
 
 @attrs.frozen
 class Configuration:
-    """The members of the cluster.  Raises ValueError when made without a voter, or with a server named twice."""
+    """The members of the cluster.  Raises ValueError without a voter, or if a server is named twice."""
 
     voters: tuple[ServerId, ...] = attrs.field(converter=_sorted_servers)
     """Sorted."""

@@ -6,17 +6,20 @@ Three things can be asked of an index, and they end at different places::
     term     covered by the snapshot | known               | known                           |
     entry    gone                    | on disk only        | in memory                       |
 
-Terms of *all* entries above the snapshot stay known.  They never fall from one entry to the next, since a leader only
-appends entries of its own term, so they are kept as runs, ``(first index, term)``: one item per election, not one per
-entry, found by bisection.  The first run stands for the place just below the log, ``(snapshot_index, snapshot_term)``,
-which is ``(0, 0)`` before any snapshot.  Index 0 with term 0 is thus an entry like any other to every rule, the one
-that all logs share (the induction base of the Log Matching Property, paper 5.3).
+Terms of *all* entries above the snapshot stay known.  They never fall from one entry to the next, since a
+leader only appends entries of its own term, so they are kept as runs, ``(first index, term)``: one item per
+election, not one per entry, found by bisection.  The first run stands for the place just below the log,
+``(snapshot_index, snapshot_term)``, which is ``(0, 0)`` before any snapshot.  Index 0 with term 0 is thus an
+entry like any other to every rule, the one that all logs share (the induction base of the Log Matching
+Property, paper 5.3).
 
-Entries themselves are the *tail*: a list, and the index of its first slot.  Entries that left memory leave an empty
-slot behind; once half of the slots are empty they are cut off.  So dropping old entries costs each append a constant.
+Entries themselves are the *tail*: a list, and the index of its first slot.  Entries that left memory leave an
+empty slot behind; once half of the slots are empty they are cut off.  So dropping old entries costs each
+append a constant.
 
-House rule: an unknown term is never 0.  Whoever asks for the term of an index outside the log gets ``NotInLog``,
-because a made-up 0 at ``prev_log_index`` would compare as "very old" and be accepted as an answer.
+House rule: an unknown term is never 0.  Whoever asks for the term of an index outside the log gets
+``NotInLog``, because a made-up 0 at ``prev_log_index`` would compare as "very old" and be accepted as an
+answer.
 """
 
 from bisect import bisect_right
@@ -41,7 +44,7 @@ class NotInLog(Exception):
 
 
 class Log:
-    """The entries above the last snapshot.  ``last_index`` and ``last_term`` are read freely and written only here."""
+    """The entries above the last snapshot.  Its public fields are read freely and written only here."""
 
     __slots__ = (
         "_empty_slots",
@@ -81,10 +84,11 @@ class Log:
         tail: Sequence[Entry],
         memory_bytes: int,
     ) -> "Log":
-        """The log that a store found: the runs of all terms, and the newest entries, which end at ``last_index``.
+        """The log that a store found: the runs of all terms, and the newest entries, which end at
+        ``last_index``.
 
-        Raises AssertionError if the parts do not fit together: the store's mistake, not a damaged file, which the
-        store has already refused.
+        Raises AssertionError if the parts do not fit together: the store's mistake, not a damaged file, which
+        the store has already refused.
         """
         log = cls(memory_bytes=memory_bytes)
         firsts = [first for first, _ in term_runs]
@@ -119,7 +123,7 @@ class Log:
         return LogIndex(self._tail_first + self._empty_slots)
 
     def term_at(self, index: LogIndex) -> Term:
-        """The term of the entry there; the snapshot's own last entry counts.  Raises NotInLog outside (R9)."""
+        """The term of the entry there, that of the snapshot's last entry too.  Raises NotInLog outside (R9)."""
         if not self.snapshot_index <= index <= self.last_index:
             raise self._not_in_log(index)
         return self._run_terms[bisect_right(self._run_firsts, index) - 1]
@@ -127,8 +131,8 @@ class Log:
     def matches(self, index: LogIndex, term: Term) -> bool:
         """Does this log hold (index, term)?
 
-        By the Log Matching Property it then holds everything before it as the asker does.  What a snapshot covers is
-        committed, so every leader has the same there: a match without looking (R4).
+        By the Log Matching Property it then holds everything before it as the asker does.  What a snapshot
+        covers is committed, so every leader has the same there: a match without looking (R4).
         """
         if index < self.snapshot_index:
             return True
@@ -160,8 +164,8 @@ class Log:
     ) -> list[Entry] | None:
         """Entries from ``first`` on, none above ``not_above``, as many as both bounds allow.
 
-        At least one, even if it alone is larger than ``max_bytes``; none if ``first`` lies above the end; None if
-        ``first`` left memory.  Raises NotInLog at or below the snapshot.
+        At least one, even if it alone is larger than ``max_bytes``; none if ``first`` lies above the end;
+        None if ``first`` left memory.  Raises NotInLog at or below the snapshot.
         """
         if first <= self.snapshot_index:
             raise self._not_in_log(first)
@@ -235,8 +239,8 @@ class Log:
     def release(self, up_to: LogIndex) -> None:
         """Let entries ≤ ``up_to`` leave memory, oldest first, until the rest is within ``memory_bytes``.
 
-        The caller knows which entries are on disk and not needed here any more.  Costs a comparison when nothing is
-        to be done, else a constant for each entry that leaves.
+        The caller knows which entries are on disk and not needed here any more.  Costs a comparison when
+        nothing is to be done, else a constant for each entry that leaves.
         """
         if self.memory_bytes_used <= self._memory_bytes:
             return

@@ -1,8 +1,8 @@
 """One follower as its leader sees it: how far it has come, and what is on the way to it.
 
-Two indexes (paper Figure 2).  ``match_index`` is knowledge: the follower holds this entry durably; it comes from
-successes alone and never falls.  ``next_index`` is a guess: where to send from; it may be far off at first, and is
-always above ``match_index``.  How boldly the leader acts on the guess is the mode::
+Two indexes (paper Figure 2).  ``match_index`` is knowledge: the follower holds this entry durably; it comes
+from successes alone and never falls.  ``next_index`` is a guess: where to send from; it may be far off at
+first, and is always above ``match_index``.  How boldly the leader acts on the guess is the mode::
 
                                    a request succeeded
                  .---------.   ------------------------->   .------------.
@@ -17,11 +17,12 @@ always above ``match_index``.  How boldly the leader acts on the guess is the mo
                v         |   (SNAPSHOT will stand here: the follower needs entries that only
             ...............   a snapshot still holds.  Nothing enters it until snapshots exist.)
 
-PROBE finds the place where the logs agree; PIPELINE fills the wire from there on.  The pipeline repairs nothing: in
-doubt it is thrown away together with its connection, and the probe starts again from what is known.
+PROBE finds the place where the logs agree; PIPELINE fills the wire from there on.  The pipeline repairs
+nothing: in doubt it is thrown away together with its connection, and the probe starts again from what is
+known.
 
-House rule: a reply counts for the oldest request in flight and for no other, as replies keep the order of requests on
-a connection.  Anything else is ``ReplyMismatch``, and the connection is in doubt.
+House rule: a reply counts for the oldest request in flight and for no other, as replies keep the order of
+requests on a connection.  Anything else is ``ReplyMismatch``, and the connection is in doubt.
 """
 
 import enum
@@ -70,14 +71,14 @@ class Progress:
     """Known to stand durably in the follower's log, with everything before it."""
     mode: Mode = Mode.PROBE
     lost_data: bool = False
-    """It denied what it had acknowledged: whatever it says, it counts for nothing until it is admitted anew (R6)."""
+    """It denied what it had acknowledged: it counts for nothing until it is admitted anew (R6)."""
     last_contact: float = NEVER
-    """When the newest answered request was *sent*, in seconds (R11): at that time it still took us for its leader."""
+    """When the newest answered request was *sent*, in seconds: it still followed this leader then (R11)."""
     last_append_contact: float = NEVER
     """The same, of AppendEntries alone: heartbeats must not hide a log that stands still (R14)."""
     told_commit: LogIndex = LogIndex(0)
     """The commit index that it can know, should every request on this connection arrive (R12)."""
-    in_flight: deque[InFlight] = attrs.field(init=False, factory=lambda: deque[InFlight]())
+    in_flight: deque[InFlight] = attrs.field(init=False, factory=deque[InFlight])
     """Oldest first."""
     in_flight_bytes: int = attrs.field(init=False, default=0)
 
@@ -91,7 +92,7 @@ class Progress:
         return not self.lost_data
 
     def heard(self, *, sent_at: float, append: bool) -> None:
-        """A request that was sent then has been answered; replies of two connections may come in any order (R11)."""
+        """A request that was sent then was answered; replies of two connections come in any order (R11)."""
         self.last_contact = max(self.last_contact, sent_at)
         if append:
             self.last_append_contact = max(self.last_append_contact, sent_at)
@@ -99,7 +100,8 @@ class Progress:
     # ------------------------------------------------------------------------------------------ the window
 
     def window_open(self, *, requests: int, size: int) -> bool:
-        """May another request leave?  In flight are then at most ``requests``, and ``size`` bytes plus one request.
+        """May another request leave?  In flight are then at most ``requests``, and ``size`` bytes plus one
+        request.
 
         PROBE always waits for its one reply.
         """
@@ -136,8 +138,8 @@ class Progress:
     def become_probe(self) -> None:
         """In doubt: forget what is in flight, and start from what is known.
 
-        Out of a pipeline that is ``match_index + 1``.  A probe keeps its guess, which never ran ahead: falling back to
-        ``match_index + 1`` would be the whole log before the first success.
+        Out of a pipeline that is ``match_index + 1``.  A probe keeps its guess, which never ran ahead:
+        falling back to ``match_index + 1`` would be the whole log before the first success.
         """
         if self.mode is Mode.PIPELINE:
             self.next_index = LogIndex(self.match_index + 1)

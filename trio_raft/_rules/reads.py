@@ -1,18 +1,18 @@
 """Linearizable reads without writing to the log: numbered rounds of heartbeats (dissertation 6.4).
 
-A leader may have been deposed without knowing it, and would then answer from the past.  So before a read is answered,
-a majority must have acknowledged the leader *after the read arrived*; an older acknowledgement proves nothing about
-what was committed in between.  Rounds make "after" a matter of numbers::
+A leader may have been deposed without knowing it, and would then answer from the past.  So before a read is
+answered, a majority must have acknowledged the leader *after the read arrived*; an older acknowledgement
+proves nothing about what was committed in between.  Rounds make "after" a matter of numbers::
 
     read A arrives -> needs round 7 --.
     read B arrives -> needs round 7 --+-- heartbeats leave with 7 --> ... a majority echoes 7: A and B may go
     read C arrives -> needs round 8 ----- 7 has left already, so C opens 8 for the next heartbeats
 
-Any number of reads share a round; a round closes when its first heartbeat leaves.  The commit index at which a read
-is answered is noted when it arrives; a majority for its round says that this index was the newest.
+Any number of reads share a round; a round closes when its first heartbeat leaves.  The commit index at which
+a read is answered is noted when it arrives; a majority for its round says that this index was the newest.
 
-That index means something only once the leader has committed an entry of its own term: before that it may lag behind
-what its predecessor had committed (paper section 8).  ``committed_in_own_term`` is that question (Q3).
+That index means something only once the leader has committed an entry of its own term: before that it may lag
+behind what its predecessor had committed (paper section 8).  ``committed_in_own_term`` is that question (Q3).
 
 House rule: acknowledgements are per server and only rise, so late and repeated ones are harmless.
 """
@@ -44,7 +44,7 @@ class ReadRounds:
         self._acknowledged: dict[ServerId, int] = {}
 
     def join(self) -> int:
-        """A read arrives: the round that must be confirmed for it, a new one if the current one has left (Q4)."""
+        """A read arrives: the round that it needs, a new one if the current one has left (Q4)."""
         if self._left:
             self.current += 1
             self._left = False

@@ -1,8 +1,9 @@
-"""The life of a vote, from top to bottom: a candidate makes the request, a voter answers, the candidate counts.
+"""The life of a vote, from top to bottom: a candidate makes the request, a voter answers, the candidate
+counts.
 
-The same message, with ``pre_vote`` set, asks a question instead of for a promise (dissertation 9.6): would you vote for
-me if I stood in the next term?  Only a majority of yes lets the term grow, so that a server which merely cannot hear
-its leader disturbs nobody (E8).  What the two kinds do at a voter::
+The same message, with ``pre_vote`` set, asks a question instead of for a promise (dissertation 9.6): would
+you vote for me if I stood in the next term?  Only a majority of yes lets the term grow, so that a server
+which merely cannot hear its leader disturbs nobody (E8).  What the two kinds do at a voter::
 
                                    pre-vote                      vote
     not ready (bootstrap)          refused                       refused, its term ignored
@@ -12,12 +13,13 @@ its leader disturbs nobody (E8).  What the two kinds do at a voter::
     request's term is higher       by log                        adopted, then by vote and log
     granted                        nothing is written down (E6)  durable before the reply leaves (E2)
 
-Every reply carries the voter's term, and an asker with a lower one adopts it.  That is how a long log with a low term
-and a short log with a high term get past each other (E5): the long one's first question is refused because of its
-term, it learns the term, and asks again for the one after that; the short one's questions are refused because of its log.
+Every reply carries the voter's term, and an asker with a lower one adopts it.  That is how a long log with a
+low term and a short log with a high term get past each other (E5): the long one's first question is refused
+because of its term, it learns the term, and asks again for the one after that; the short one's questions are
+refused because of its log.
 
-Fresh enough is a log whose last entry has a higher term, or the same term and no lower index (paper 5.4.1).  It is
-asked again for a repeated request (E1): the voter's log may have grown since.
+Fresh enough is a log whose last entry has a higher term, or the same term and no lower index (paper 5.4.1).
+It is asked again for a repeated request (E1): the voter's log may have grown since.
 
 House rule: ``answer`` decides and changes nothing; its caller adopts, records, and makes that durable.
 """
@@ -33,9 +35,11 @@ from trio_raft._rules.state import Role, State
 
 
 def make(state: State, *, pre_vote: bool) -> RequestVote:
-    """The request of a candidate: for a pre-vote in the term that would come next, else for a vote in its own.
+    """The request of a candidate: for a pre-vote in the term that would come next, else for a vote in its
+    own.
 
-    Raises AssertionError unless the server is a candidate that may campaign (E7) and, for a vote, stands in this term.
+    Raises AssertionError unless the server is a candidate that may campaign (E7) and, for a vote, stands in
+    this term.
     """
     if state.role is not Role.CANDIDATE or not state.may_campaign or not (pre_vote or state.standing):
         kind = "pre-vote" if pre_vote else "vote"
@@ -69,8 +73,9 @@ class VoteDecision:
 def answer(state: State, request: RequestVote, *, sticky: bool, ready: bool) -> VoteDecision:
     """Decide by the table at the top of this module.
 
-    ``sticky``: this server leads, or heard from a leader within the heartbeat timeout.  ``ready``: bootstrap is done.
-    Membership is not asked: a server that does not know yet that it became a voter must vote as one (E7).
+    ``sticky``: this server leads, or heard from a leader within the heartbeat timeout.  ``ready``: bootstrap
+    is done. Membership is not asked: a server that does not know yet that it became a voter must vote as one
+    (E7).
     """
     if not ready:
         return VoteDecision(False, None, "this server has not finished bootstrap")
@@ -92,12 +97,13 @@ def _vote_objection(state: State, candidate: ServerId) -> str:
     """Why this server's vote in its current term is not to be had."""
     if state.voted_for not in (None, candidate):
         return f"the vote in term {state.current_term} went to {state.voted_for}"
-    # A candidate that only asks for pre-votes still has its vote, and keeps it: it is about to use the next term's.
+    # A candidate that only asks for pre-votes still has its vote, and keeps it: it is about to use the next
+    # term's.
     return "" if state.role is Role.FOLLOWER else f"this server is itself {state.role.value}"
 
 
 def _log_objection(state: State, request: RequestVote) -> str:
-    """Why the candidate's log would not do: Leader Completeness rests on this comparison (E3, paper 5.4.1)."""
+    """Why the candidate's log will not do: Leader Completeness rests on this (E3, paper 5.4.1)."""
     own = (state.log.last_term, state.log.last_index)
     theirs = (request.last_log_term, request.last_log_index)
     if theirs >= own:
@@ -108,15 +114,15 @@ def _log_objection(state: State, request: RequestVote) -> str:
 def reply(state: State, request: RequestVote, decision: VoteDecision) -> RequestVoteReply:
     """The reply, made once the decision has been carried out.
 
-    Raises AssertionError if it would claim a vote that was not recorded: a vote of this term that went elsewhere, or
-    of a term that was not entered.
+    Raises AssertionError if it would claim a vote that was not recorded: a vote of this term that went
+    elsewhere, or of a term that was not entered.
     """
     if decision.granted and not request.pre_vote:
         elsewhere = state.current_term == request.term and state.voted_for != request.candidate
         if elsewhere or state.current_term < request.term:
             raise AssertionError(
-                f"{state.node_id} in term {state.current_term} has not recorded the vote for {request.candidate} "
-                f"in term {request.term}"
+                f"{state.node_id} in term {state.current_term} has not recorded the vote for "
+                f"{request.candidate} in term {request.term}"
             )
     return RequestVoteReply(
         term=state.current_term,
@@ -134,7 +140,7 @@ class Tally:
     """The votes of one round: a set of voters, never a counter (E4)."""
 
     def __init__(self, configuration: Configuration, *, term: Term, pre_vote: bool, own: ServerId) -> None:
-        """``term`` is that of the requests.  The candidate's own vote is there from the start, if it has one."""
+        """``term`` is that of the requests.  The candidate's own vote counts from the start, if it has one."""
         self.configuration = configuration
         self.term = term
         self.pre_vote = pre_vote
@@ -143,9 +149,11 @@ class Tally:
         """Who refused, and why, for a person."""
 
     def count(self, voter: ServerId, reply: RequestVoteReply) -> None:
-        """Take in a reply.  One of another round, of a non-voter, or a second one of the same voter changes nothing.
+        """Take in a reply.  One of another round, of a non-voter, or a second one of the same voter changes
+        nothing.
 
-        A higher term in the reply is the caller's to adopt; it makes no vote of a refusal, and none the other way.
+        A higher term in the reply is the caller's to adopt; it makes no vote of a refusal, and none the other
+        way.
         """
         of_this_round = reply.requested_term == self.term and reply.pre_vote == self.pre_vote
         counted = voter in self.votes or voter in self.refusals

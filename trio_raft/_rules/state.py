@@ -15,20 +15,22 @@
 
     term          Never falls.
     voted_for     Cleared when the term grows, and only then: one vote per term (E1).
-    leader        Who leads this term, as far as is known.  Cleared when the term grows, and whenever the server
-                  enters CANDIDATE or leaves it or LEADER: a candidate knows no leader.
-    standing      True from the moment a candidate enters a new term until it stops being a candidate or wins.  A
-                  server that only asks for pre-votes does not stand, so a restarted one can never lead a second time
-                  the term in which it once voted for itself.
+    leader        Who leads this term, as far as is known.  Cleared when the term grows, and whenever the
+                  server enters CANDIDATE or leaves it or LEADER: a candidate knows no leader.
+    standing      True from the moment a candidate enters a new term until it wins or stops being a candidate.
+                  A server that only asks for pre-votes does not stand, so a restarted one can never lead a
+                  second time the term in which it once voted for itself.
 
-Only a voter of its own latest configuration may become a candidate (E7).  The term of a candidacy grows by one, after
-a majority of pre-votes (E8, dissertation 9.6); any higher term that a message shows makes a server its follower.
+Only a voter of its own latest configuration may become a candidate (E7).  The term of a candidacy grows by
+one, after a majority of pre-votes (E8, dissertation 9.6); any higher term that a message shows makes a server
+its follower.
 
-One more thing is remembered that Figure 2 does not have: who led the current term, even after he fell silent.  Two
-leaders in one term is the one thing that must never happen (Election Safety, paper 5.2), so ``follow`` compares.
+One more thing is remembered that Figure 2 does not have: who led the current term, even after he fell
+silent.  Two leaders in one term is the one thing that must never happen (Election Safety, paper 5.2), so
+``follow`` compares.
 
-House rule: whoever changes term or role calls ``enter``; nobody assigns these fields.  An illegal transition is a bug
-of this package, raises ``IllegalTransition``, changes nothing, and stops the node.
+House rule: whoever changes term or role calls ``enter``; nobody assigns these fields.  An illegal transition
+is a bug of this package, raises ``IllegalTransition``, changes nothing, and stops the node.
 """
 
 import enum
@@ -100,7 +102,7 @@ class State:
     _term_leader: ServerId | None = attrs.field(init=False, default=None)
 
     def enter(self, term: Term, role: Role) -> None:
-        """Move to this term and role.  Raises IllegalTransition, having changed nothing, if the table has no such move."""
+        """Move to this term and role.  Raises IllegalTransition, having changed nothing, if that is not legal."""
         self._check(term, role)
         if term > self.current_term:
             self.current_term = term
@@ -135,7 +137,8 @@ class State:
 
     def _illegal(self, term: Term, role: Role, why: str) -> IllegalTransition:
         return IllegalTransition(
-            f"{self.node_id}: {self.role.value} of term {self.current_term} -> {role.value} of term {term}: {why}"
+            f"{self.node_id}: {self.role.value} of term {self.current_term} -> {role.value} of term {term}: "
+            f"{why}"
         )
 
     @property
@@ -147,15 +150,16 @@ class State:
         """Give this term's vote; the same one again is fine.  Raises AssertionError for a second one (E1)."""
         if self.role is not Role.FOLLOWER or self.voted_for not in (None, candidate):
             raise AssertionError(
-                f"{self.node_id}, {self.role.value} of term {self.current_term}, gave its vote to {self.voted_for} "
-                f"and cannot give it to {candidate}"
+                f"{self.node_id}, {self.role.value} of term {self.current_term}, gave its vote to "
+                f"{self.voted_for} and cannot give it to {candidate}"
             )
         self.voted_for = candidate
 
     def follow(self, leader: ServerId) -> None:
         """A message of ``current_term`` shows who leads it.
 
-        Raises AssertionError if somebody else is known to have led this term: Election Safety (paper 5.2) is broken.
+        Raises AssertionError if somebody else is known to have led this term: Election Safety (paper 5.2) is
+        broken.
         """
         if self.role is not Role.FOLLOWER or leader == self.node_id:
             raise AssertionError(
@@ -163,15 +167,16 @@ class State:
             )
         if self._term_leader not in (None, leader):
             raise AssertionError(
-                f"two leaders in term {self.current_term}: {self._term_leader} and {leader} (seen by {self.node_id})"
+                f"two leaders in term {self.current_term}: {self._term_leader} and {leader}, as seen by "
+                f"{self.node_id}"
             )
         self.leader = self._term_leader = leader
 
     def raise_commit(self, index: LogIndex) -> None:
-        """Entries up to there are committed.  Raises AssertionError when asked to go back or past the log's end."""
+        """Entries up to there are committed.  Raises AssertionError below the present one or past the log."""
         if not self.commit_index <= index <= self.log.last_index:
             raise AssertionError(
-                f"{self.node_id}: the commit index cannot go from {self.commit_index} to {index}; the log ends at "
-                f"{self.log.last_index}"
+                f"{self.node_id}: the commit index cannot go from {self.commit_index} to {index}; the log ends "
+                f"at {self.log.last_index}"
             )
         self.commit_index = index
