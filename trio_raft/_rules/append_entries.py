@@ -9,7 +9,7 @@ moves next_index back::
     leader's terms      1  1  1  4  4  5  5  6  6        next_index 10, so prev is (9, 6)
     follower's terms    1  1  1  2  2  2  3  3  3        refused: "at 9 I have term 3, which begins at 7"
 
-    the leader's last entry of a term <= 3 is index 3: before 7, and not of term 3, so try prev (3, 1): a match.
+    the leader's last entry of a term <= 3 is index 3, before 7 and not of term 3: try prev (3, 1), a match.
 
 The hint skips a whole term at a time, so that each divergent term costs one round trip and not each entry
 (R8).
@@ -85,8 +85,8 @@ def make(
 def _check_leads(state: State, term: Term) -> None:
     if state.role is not Role.LEADER or state.current_term != term:
         raise AssertionError(
-            f"{state.node_id} is {state.role.value} of term {state.current_term}; nothing may be sent for the "
-            f"leadership of term {term}"
+            f"{state.node_id} is {state.role.value} of term {state.current_term}; nothing may be sent for "
+            f"the leadership of term {term}"
         )
 
 
@@ -125,8 +125,8 @@ def answer(state: State, request: AppendEntries) -> Answer:
     """
     if state.role is not Role.FOLLOWER or request.term != state.current_term:
         raise AssertionError(
-            f"{state.node_id}, {state.role.value} of term {state.current_term}, must not answer a request of term "
-            f"{request.term}"
+            f"{state.node_id}, {state.role.value} of term {state.current_term}, must not answer a request of "
+            f"term {request.term}"
         )
     _check_request(request)
     if not state.log.matches(request.prev_log_index, request.prev_log_term):
@@ -196,8 +196,8 @@ def _check_uncommitted(state: State, index: LogIndex, term: Term) -> None:
     """Nothing at or below the commit index may ever be contradicted (R4)."""
     if index <= state.commit_index:
         raise AssertionError(
-            f"{state.node_id}: the leader of term {state.current_term} has term {term} at index {index}, where "
-            f"this server committed term {state.log.term_at(index)} (commit index {state.commit_index})"
+            f"{state.node_id}: the leader of term {state.current_term} has term {term} at index {index}, "
+            f"where this server committed term {state.log.term_at(index)} (commit index {state.commit_index})"
         )
 
 
@@ -241,8 +241,8 @@ def digest(
     """
     if state.role is not Role.LEADER or reply.term > state.current_term:
         raise AssertionError(
-            f"{state.node_id}, {state.role.value} of term {state.current_term}, must not digest a reply of term "
-            f"{reply.term}"
+            f"{state.node_id}, {state.role.value} of term {state.current_term}, must not digest a reply of "
+            f"term {reply.term}"
         )
     if reply.success:
         _check_success(state, reply, last_index)

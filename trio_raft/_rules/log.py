@@ -123,7 +123,7 @@ class Log:
         return LogIndex(self._tail_first + self._empty_slots)
 
     def term_at(self, index: LogIndex) -> Term:
-        """The term of the entry there, that of the snapshot's last entry too.  Raises NotInLog outside (R9)."""
+        """The term of the entry there, the snapshot's last entry included.  Raises NotInLog outside (R9)."""
         if not self.snapshot_index <= index <= self.last_index:
             raise self._not_in_log(index)
         return self._run_terms[bisect_right(self._run_firsts, index) - 1]

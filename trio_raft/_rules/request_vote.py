@@ -140,7 +140,7 @@ class Tally:
     """The votes of one round: a set of voters, never a counter (E4)."""
 
     def __init__(self, configuration: Configuration, *, term: Term, pre_vote: bool, own: ServerId) -> None:
-        """``term`` is that of the requests.  The candidate's own vote counts from the start, if it has one."""
+        """``term`` is that of the requests.  The candidate's own vote counts at once, if it has one."""
         self.configuration = configuration
         self.term = term
         self.pre_vote = pre_vote

@@ -102,7 +102,7 @@ class State:
     _term_leader: ServerId | None = attrs.field(init=False, default=None)
 
     def enter(self, term: Term, role: Role) -> None:
-        """Move to this term and role.  Raises IllegalTransition, having changed nothing, if that is not legal."""
+        """Move to this term and role.  Raises IllegalTransition, having changed nothing, where the table ends."""
         self._check(term, role)
         if term > self.current_term:
             self.current_term = term
@@ -176,7 +176,7 @@ class State:
         """Entries up to there are committed.  Raises AssertionError below the present one or past the log."""
         if not self.commit_index <= index <= self.log.last_index:
             raise AssertionError(
-                f"{self.node_id}: the commit index cannot go from {self.commit_index} to {index}; the log ends "
-                f"at {self.log.last_index}"
+                f"{self.node_id}: the commit index cannot go from {self.commit_index} to {index}; the log "
+                f"ends at {self.log.last_index}"
             )
         self.commit_index = index
