@@ -1,1 +1,34 @@
-"""Raft consensus on Trio."""
+"""trio_raft: Raft consensus for Trio programs, durable and linearizable by default.
+
+The map.  Pure rules decide, one journal makes decisions durable, tasks in nurseries act::
+
+    _node            open_node, serve_node, Node: the public calls, and the role loop follow → campaign → lead
+    _leadership      lead: the followers' nursery, the watches, linearizable reads
+    _replication     replicate_to: one follower's replicate, heartbeat, pipeline sender and decoder
+    _election        follow, campaign
+    _bootstrap       the exchange before the very first election
+    _apply           committed entries to the state machine, results to who waits
+    _peers           connections, both ends: dialling, and answering what comes in
+    _server          one server from inside: ``transition``, and the answer to every RPC; with _first_start, _tickets
+    _journal         the ordered queue to the disk: group commit, wait_durable
+    _storage/        wal, the segmented write-ahead log; memory; files, the operations they need
+    _transport       channels over trio streams; _handshake; _tcp
+    _rules/          the paper, synchronous and pure: state, log, configuration, progress, request_vote,
+                     append_entries, reads, bootstrap
+    _codec, _values  bytes of messages, and of commands
+    abc              what you may supply: StateMachine, LogStore, Transport
+    _config, _events, _errors, _messages, _records, _environment
+
+Nothing imports upward.  Two routes to read along:
+
+(a) One command.  ``Node.propose`` (``_node``) → ``Server.submit_nowait`` (``_server``) appends it to the log in memory,
+queues it on the journal, wakes the followers' senders, and parks the caller on a ticket → route (b) for each follower,
+``Journal.run`` beside it → ``append_entries.digest`` and ``Server._note_durable`` raise match indexes →
+``Server.advance_commit`` → ``Applier`` (``_apply``) runs the state machine and resolves the ticket.
+
+(b) One AppendEntries.  ``_Replication._send`` (``_replication``) wakes → ``append_entries.make`` (top of the file) →
+``encode_frame`` (``_codec``) → the wire → the peer's ``PeerService`` (``_peers``) → ``Server.answer_append`` →
+``append_entries.answer`` (middle) → ``Journal.supersede``, ``wait_durable`` → the reply, in order →
+``_Replication._decode`` → ``append_entries.digest`` (bottom) → ``Server.advance_commit``.
+"""
+

@@ -139,3 +139,24 @@ def real_environment() -> Environment:
 def draw_interval(environment: Environment, shortest: float) -> float:
     """A duration in seconds drawn evenly from [shortest, 2 × shortest), so that nodes do not act in step (paper 5.2)."""
     return shortest * (1.0 + environment.random.random())
+
+
+async def sleep_until_due(clock: Clock, deadline: Callable[[], float], *, interval: float) -> None:
+    """Sleep until a deadline that others keep moving has passed, and prove that it was silence that let it pass.
+
+    A cancel scope's deadline would be the wrong timer: after a process was stopped and continued, Trio expires
+    deadlines before it reads the sockets in which the heartbeats wait.  So this looks again whenever it wakes; and an
+    alarm that rings more than half an ``interval`` late proves a pause: then it waits one more interval, in which what
+    has arrived is read, and looks again, once, however late that rings.
+    """
+    looked_again = False
+    while True:
+        due = deadline()
+        if clock.now() < due:
+            looked_again = False
+            await clock.sleep_until(due)
+        elif looked_again or clock.now() - due <= interval / 2:
+            return
+        else:
+            looked_again = True
+            await clock.sleep(interval)

@@ -326,6 +326,10 @@ class EventReceiver:
         self._lot.unpark_all()
 
 
+REMEMBERED_REFUSALS = 64
+"""Peers whose last refusal is remembered; strangers may invent any number of names."""
+
+
 class EventHub:
     """Where a node's parts publish, and where readers subscribe."""
 
@@ -337,7 +341,16 @@ class EventHub:
         self._blocked_threshold = blocked_threshold
         # A list, not a set: the order in which readers wake must not depend on addresses.
         self._receivers: list[EventReceiver] = []
+        self._refusals: dict[str, PeerRefused] = {}
         self._closed = False
+
+    def publish_refusal(self, refusal: PeerRefused) -> None:
+        """Report a refused connection once, not at every attempt to connect."""
+        if self._refusals.get(refusal.peer) != refusal:
+            if len(self._refusals) >= REMEMBERED_REFUSALS:
+                self._refusals.clear()
+            self._refusals[refusal.peer] = refusal
+            self.publish(refusal)
 
     def publish(self, event: Event) -> None:
         """Log the event and hand it to every reader.  Never waits; a log handler that blocks is itself reported."""

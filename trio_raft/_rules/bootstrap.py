@@ -18,17 +18,11 @@ members can not be done with different maps.
 House rule: pure; durability is the caller's, who makes a changed map durable before it states it.
 """
 
-import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import attrs
 
 from trio_raft._messages import Incarnation, ServerId
-
-
-def bootstrap_digest(members: Iterable[ServerId]) -> str:
-    """A short name for a set of member ids, the same on every server that was given the same ids."""
-    return hashlib.sha256("\n".join(sorted(members)).encode()).hexdigest()[:16]
 
 
 @attrs.define

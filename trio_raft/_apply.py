@@ -1,0 +1,118 @@
+"""Feed committed entries to the state machine, in order, and give the results to whoever waits.
+
+House rules: an entry is applied once it is committed *and* durable on this server; none is ever skipped; whatever the
+machine raises besides ``Rejected`` ends the node, with the index and the term.  A batch is bounded, and after each the
+loop gets its turn, so that a long replay delays no heartbeat.  One call that blocks the loop by itself is measured and
+reported by name: nobody else can say where the time went.
+"""
+
+from typing import Any, Generic, TypeVar, get_args, get_origin
+
+import trio
+
+from trio_raft._environment import Lane
+from trio_raft._errors import ConfigurationError, RaftInternalError, Rejected, StateMachineError
+from trio_raft._events import LoopBlocked
+from trio_raft._records import Entry, EntryKind, LogIndex
+from trio_raft._server import Server, error_text
+from trio_raft._tickets import Ticket
+from trio_raft._values import ValueCodec
+from trio_raft.abc import Committed, StateMachine
+
+CommandT = TypeVar("CommandT")
+ResultT = TypeVar("ResultT")
+
+TURN_SECONDS = 0.005
+"""A batch ends early when its calls have taken this long together."""
+
+
+class Applier(Generic[CommandT, ResultT]):
+    """The one task that touches the state machine."""
+
+    def __init__(
+        self, server: Server, machine: StateMachine[CommandT, ResultT], codec: ValueCodec[CommandT]
+    ) -> None:
+        self._server = server
+        self._machine = machine
+        self._decode = codec.decode
+        self._stopwatch = server.environment.clock.stopwatch
+
+    async def run(self) -> None:
+        """Apply for ever.  Raises StateMachineError when the machine fails."""
+        server = self._server
+        while True:
+            while server.state.last_applied >= server.applicable_index:
+                await server.apply_lot.park()
+            entries = await self._next_batch()
+            self._apply_batch(entries)
+            await trio.lowlevel.checkpoint()
+
+    async def _next_batch(self) -> list[Entry]:
+        """The entries to apply next: from memory, or, after a restart, read back from the log store."""
+        server, limits = self._server, self._server.config.limits
+        first = LogIndex(server.state.last_applied + 1)
+        last = LogIndex(min(server.applicable_index, server.state.last_applied + limits.apply_batch_entries))
+        entries = server.state.log.slice(
+            first, max_entries=limits.apply_batch_entries, max_bytes=limits.max_batch_bytes, not_above=last
+        )
+        if entries is None:
+            plan = server.store.plan_read(first, last, max_bytes=limits.max_batch_bytes)
+            entries = await server.environment.run_blocking(Lane.READ, server.store.execute_read, plan)
+        return entries
+
+    @trio.lowlevel.enable_ki_protection
+    def _apply_batch(self, entries: list[Entry]) -> None:
+        server, stopwatch, tickets = self._server, self._stopwatch, self._server.tickets
+        began = before = stopwatch()
+        threshold = server.config.timeouts.loop_blocked_threshold
+        applied = server.state.last_applied
+        for entry in entries:
+            if entry.index != applied + 1:
+                raise RaftInternalError(f"entry {entry.index} would be applied after {applied}")
+            if entry.kind is EntryKind.COMMAND:
+                ticket = tickets.pop(entry.index, None)
+                if ticket is not None and ticket.term != entry.term:
+                    raise RaftInternalError(
+                        f"the ticket for index {entry.index} is of term {ticket.term}, the entry of {entry.term}"
+                    )
+                self._apply_command(entry, ticket)
+            applied = entry.index
+            now = stopwatch()
+            if now - before > threshold:
+                server.events.publish(LoopBlocked(f"apply of entry {entry.index}", now - before))
+            before = now
+            if now - began > TURN_SECONDS:
+                break
+        server.note_applied(applied)
+
+    def _apply_command(self, entry: Entry, ticket: Ticket[object] | None) -> None:
+        try:
+            result = self._machine.apply(Committed(entry.index, entry.term, self._decode(entry.data)))
+        except Rejected as rejection:
+            if ticket is not None:
+                ticket.fail(rejection)
+        except Exception as error:
+            raise StateMachineError(index=entry.index, term=entry.term, problem=error_text(error)) from error
+        else:
+            if ticket is not None:
+                ticket.resolve(result)
+        if ticket is not None:
+            self._server.pending_bytes -= len(entry.record)
+
+
+def command_type(machine: StateMachine[Any, Any]) -> Any:
+    """The type of a machine's commands: its ``command_type``, or what its class statement names.
+
+    Raises ConfigurationError if neither says it.
+    """
+    if machine.command_type is not None:
+        return machine.command_type
+    for cls in type(machine).__mro__:
+        for base in cls.__dict__.get("__orig_bases__", ()):
+            if get_origin(base) is StateMachine and not isinstance(get_args(base)[0], TypeVar):
+                return get_args(base)[0]
+    raise ConfigurationError(
+        "",
+        f"the type of commands cannot be read from class {type(machine).__name__}: derive it from "
+        f"trio_raft.StateMachine[Command, Result], or set its command_type",
+    )

@@ -1,0 +1,148 @@
+"""Elections: wait until a leader is missed (``follow``), then gather votes (``campaign``) (paper 5.2).
+
+A campaign has two stages, and each is one run of ``campaign`` in the role CANDIDATE:
+
+1. *Pre-vote* (dissertation 9.6), in the unchanged term: would a majority vote for us?  It changes nothing anywhere, so
+   whoever refused is asked again until the round's time is up.  Only a majority of yes lets the term rise.
+2. *Vote*, in the next term: the own vote is made durable first, with everything queued before it, the entries that the
+   candidacy stands on included.  Otherwise a server whose disk stalls could win, crash, come back without its vote, and
+   lead the same term a second time.
+
+House rule: after every await ask whether this is still the same candidacy; ``transition`` cancels the role's scope,
+but a task that was already woken runs on until its next await.
+"""
+
+import trio
+
+from trio_raft._environment import draw_interval, sleep_until_due
+from trio_raft._errors import ProtocolError
+from trio_raft._messages import Purpose, RequestVoteReply, ServerId
+from trio_raft._peers import dial_peer
+from trio_raft._records import Term
+from trio_raft._rules import request_vote
+from trio_raft._rules.request_vote import Tally
+from trio_raft._rules.state import Role
+from trio_raft._server import Server, error_text
+from trio_raft._transport import ChannelBroken
+
+
+async def follow(server: Server) -> None:
+    """Wait until no leader was heard for the drawn time, then become a candidate."""
+    clock = server.environment.clock
+    while True:
+        await sleep_until_due(
+            clock, lambda: server.election_deadline, interval=server.config.timeouts.heartbeat_interval
+        )
+        if server.may_campaign():
+            break
+        server.restart_election_timer()
+    silence = clock.now() - server.last_leader_contact
+    reason = "no leader was heard yet" if silence == float("inf") else f"no leader was heard for {silence:.2f} s"
+    server.transition(server.state.current_term, Role.CANDIDATE, reason)
+
+
+async def campaign(server: Server) -> None:
+    """One stage of a candidacy; ends with a transition, or without one when its time is up."""
+    state = server.state
+    if not server.may_campaign():
+        server.step_down("this server may not campaign now")
+    elif server.candidacy_term != state.current_term:
+        await _Round(server, pre_vote=True).run()
+    else:
+        # A term is tried once: when this round fails, the next one starts with a pre-vote again.
+        server.candidacy_term = Term(0)
+        await server.journal.wait_durable(server.vote_position)
+        await _Round(server, pre_vote=False).run()
+
+
+class _Round:
+    """One stage: ask every other voter at once, count, and act on a majority."""
+
+    def __init__(self, server: Server, *, pre_vote: bool) -> None:
+        self._server = server
+        self._pre_vote = pre_vote
+        self._term = server.state.current_term
+        self._request = request_vote.make(server.state, pre_vote=pre_vote)
+        self._tally = Tally(
+            server.state.configuration, term=self._request.term, pre_vote=pre_vote, own=server.node_id
+        )
+        self._unreachable: dict[ServerId, str] = {}
+
+    async def run(self) -> None:
+        server = self._server
+        timeout = draw_interval(server.environment, server.config.timeouts.election_timeout)
+        self._report()
+        if self._decide():
+            return
+        async with trio.open_nursery() as nursery:
+            for voter in server.state.configuration.members:
+                if voter != server.node_id and server.state.configuration.is_voter(voter):
+                    nursery.start_soon(self._ask, voter, name=f"ask[{voter}]")
+            # The whole time, even if everybody has refused: a new round at once would only split votes again.
+            await server.environment.clock.sleep(timeout)
+            nursery.cancel_scope.cancel()
+        self._report()
+
+    async def _ask(self, voter: ServerId) -> None:
+        """Ask until there is an answer that counts; a refused pre-vote is asked again, since it may change."""
+        server = self._server
+        pause = server.config.timeouts.retry_backoff
+        while self._stands():
+            try:
+                channel = await dial_peer(server, voter, Purpose.CONTROL)
+                try:
+                    while self._stands():
+                        reply = await channel.request(self._request)
+                        if self._digest(voter, reply) or not self._pre_vote:
+                            return
+                        await server.environment.clock.sleep(self._ask_again_interval())
+                finally:
+                    await channel.drop()
+            except (ChannelBroken, ProtocolError) as error:
+                self._unreachable[voter] = error_text(error)
+            self._report()
+            await server.environment.clock.sleep(pause)
+            pause = min(2 * pause, server.config.timeouts.retry_backoff_cap)
+
+    def _ask_again_interval(self) -> float:
+        return draw_interval(self._server.environment, self._server.config.timeouts.heartbeat_interval)
+
+    def _digest(self, voter: ServerId, reply: object) -> bool:
+        """Count a reply; True once this voter need not be asked again."""
+        if not self._stands():
+            return True
+        if not isinstance(reply, RequestVoteReply):
+            raise ProtocolError(voter, f"answered a RequestVote with {type(reply).__name__}")
+        self._unreachable.pop(voter, None)
+        if reply.term > self._server.state.current_term:
+            self._server.adopt_term(reply.term, voter)
+            return True
+        self._tally.count(voter, reply)
+        self._report()
+        return self._decide() or reply.granted
+
+    def _decide(self) -> bool:
+        """Act on a majority, if there is one."""
+        server, state = self._server, self._server.state
+        if not self._tally.won or not server.may_campaign():
+            return False
+        supporters = ", ".join(sorted(self._tally.votes))
+        if self._pre_vote:
+            server.candidacy_term = Term(self._term + 1)
+            server.transition(server.candidacy_term, Role.CANDIDATE, f"{supporters} would vote for it")
+        else:
+            server.transition(state.current_term, Role.LEADER, f"elected by {supporters}")
+        return True
+
+    def _stands(self) -> bool:
+        state = self._server.state
+        return state.role is Role.CANDIDATE and state.current_term == self._term
+
+    def _report(self) -> None:
+        """What ``statistics()`` and NoLeader say: votes needed and got, who could not be asked, who refused."""
+        needed = len(self._server.state.configuration.voters) // 2 + 1
+        kind = "pre-votes" if self._pre_vote else "votes"
+        parts = [f"{len(self._tally.votes)} of {needed} {kind} needed for term {self._request.term}"]
+        parts += [f"{voter} refused: {reason}" for voter, reason in sorted(self._tally.refusals.items())]
+        parts += [f"{voter} not reached: {reason}" for voter, reason in sorted(self._unreachable.items())]
+        self._server.campaign_report = "; ".join(parts)

@@ -1,0 +1,94 @@
+"""Leading: one nursery holds everything that a leadership does, and ending it ends all of that.
+
+``lead`` opens the nursery: a replication for each follower (``_replication.py``), and two watches that make the leader
+doubt itself: without a round trip with a majority it is cut off (dissertation 6.2), and with heartbeats alone, while the
+log stands still, its heartbeats hide a dead log.
+
+Beside it, the linearizable read (dissertation 6.4): ``confirm_read_index`` takes no log entry.  The commit index is noted,
+a confirmation round that starts after the read arrived proves that this server still led then, and the answer waits
+until the state machine has come that far.  Concurrent reads share rounds.
+"""
+
+import trio
+
+from trio_raft._environment import sleep_until_due
+from trio_raft._records import LogIndex, Term
+from trio_raft._replication import replicate_to
+from trio_raft._rules.state import Role
+from trio_raft._server import Server
+
+
+async def lead(server: Server) -> None:
+    """Lead until a transition cancels the role's scope."""
+    term = server.state.current_term
+    async with trio.open_nursery() as nursery:
+        for follower in server.followers.values():
+            nursery.start_soon(replicate_to, server, follower, name=f"follower[{follower.id}]")
+        nursery.start_soon(_watch_log, server, term)
+        await _watch_contact(server, term)
+
+
+async def _watch_contact(server: Server, term: Term) -> None:
+    """Step down when no majority answered heartbeats for ``leader_lease_timeout``."""
+    timeouts = server.config.timeouts
+    while server.leads(term):
+        await sleep_until_due(
+            server.environment.clock,
+            lambda: server.quorum_contact() + timeouts.leader_lease_timeout,
+            interval=timeouts.heartbeat_interval,
+        )
+        if server.leads(term):
+            server.step_down(f"no majority answered for {timeouts.leader_lease_timeout} s")
+
+
+async def _watch_log(server: Server, term: Term) -> None:
+    """Step down when entries wait to be committed, and no majority acknowledged any for too long."""
+    clock, patience = server.environment.clock, server.config.timeouts.replication_stall_timeout
+    idle_until = clock.now()
+    while server.leads(term):
+        await clock.sleep(patience / 10)
+        state = server.state
+        if state.commit_index == state.log.last_index:
+            idle_until = clock.now()
+        stalled_for = clock.now() - max(idle_until, server.quorum_append_contact())
+        if stalled_for >= patience and server.leads(term):
+            server.step_down(f"no majority acknowledged an entry for {stalled_for:.1f} s")
+
+
+async def confirm_read_index(server: Server) -> LogIndex:
+    """An index such that a state machine that has applied it reflects every write completed before this call.
+
+    Raises NotLeader if this server does not lead, or stops leading before that is proven.
+    """
+    term = _leading_term(server)
+    # Until the own no-op is committed the commit index may lag behind what earlier leaders acknowledged.
+    while server.state.commit_index < server.term_start_index:
+        await _park_while_leading(server, term)
+    read_index = server.state.commit_index
+    await _confirm_round(server, term)
+    return read_index
+
+
+async def confirm_leadership(server: Server) -> None:
+    """Return once a majority has answered a heartbeat that was sent after this call.  Raises NotLeader."""
+    await _confirm_round(server, _leading_term(server))
+
+
+async def _confirm_round(server: Server, term: Term) -> None:
+    number = server.reads.join()
+    server.heartbeat_lot.unpark_all()
+    while server.reads.confirmed(server.state.configuration, server.node_id) < number:
+        await _park_while_leading(server, term)
+
+
+def _leading_term(server: Server) -> Term:
+    if not server.leads(server.state.current_term):
+        raise server.not_leader()
+    return server.state.current_term
+
+
+async def _park_while_leading(server: Server, term: Term) -> None:
+    await server.read_lot.park()
+    server.check_open()
+    if not server.leads(term):
+        raise server.not_leader()

@@ -1,0 +1,199 @@
+"""Connections between servers, both ends: dialling a peer, and serving one that dialled us.
+
+Each served connection is for one purpose.  On a replication connection a *reader* turns frames into answers at once
+and puts them into a bounded queue, and a *replier* waits for the disk and sends, in order: while one request's entries
+are being synced the next ones are read and join the next write.  A serial loop would bring one request per sync,
+whatever the leader's window.  On a control connection a heartbeat is answered on the spot and may overtake a vote that
+waits for the disk.
+
+House rule: whatever a peer sends can close its own connection, never the node.  A failure of this server's own
+storage is not the peer's fault and is not caught here.
+"""
+
+from collections import deque
+
+import attrs
+import trio
+
+from trio_raft._codec import encode_frame
+from trio_raft._errors import HandshakeRefused, ProtocolError
+from trio_raft._events import BadInput, PeerRefused
+from trio_raft._messages import (
+    AppendEntries,
+    BootstrapStatement,
+    Heartbeat,
+    Message,
+    Purpose,
+    RequestVote,
+    ServerId,
+)
+from trio_raft._rules.append_entries import BadRequest
+from trio_raft._server import Server, leaves
+from trio_raft._transport import Channel, ChannelBroken, accept, dial
+
+QUEUED_REPLIES = 64
+"""Answers that may wait for the disk on one connection; a peer that sends more has to wait."""
+
+
+async def dial_peer(server: Server, peer: ServerId, purpose: Purpose) -> Channel:
+    """A new connection to a peer, past the handshake.  Raises ChannelBroken, HandshakeRefused, ProtocolError."""
+    address = server.addresses.get(peer)
+    if address is None:
+        raise ChannelBroken(peer, "the configuration's members name no address for it")
+    try:
+        return await dial(
+            server.transport,
+            address,
+            server.handshake,
+            receiver=peer,
+            purpose=purpose,
+            environment=server.environment,
+            timeouts=server.config.timeouts,
+        )
+    except HandshakeRefused as error:
+        server.events.publish_refusal(PeerRefused(peer, error.code, error.reason))
+        raise
+
+
+class PeerService:
+    """Serves every inbound connection of one node."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._connections = 0
+
+    async def serve(self, stream: trio.abc.Stream) -> None:
+        """Serve one connection until it ends; returns normally whatever the peer does."""
+        server = self._server
+        if self._connections >= server.config.limits.max_connections:
+            server.events.publish(
+                BadInput("a new peer", f"{self._connections} connections are open, the limit is reached")
+            )
+            await trio.aclose_forcefully(stream)
+            return
+        self._connections += 1
+        try:
+            await self._serve_accepted(stream)
+        finally:
+            self._connections -= 1
+
+    async def _serve_accepted(self, stream: trio.abc.Stream) -> None:
+        server = self._server
+        peer = "an unknown peer"
+        try:
+            channel = await accept(
+                stream, server.handshake, environment=server.environment, timeouts=server.config.timeouts
+            )
+            peer = channel.peer
+            try:
+                if channel.purpose is Purpose.REPLICATION:
+                    await self._serve_replication(channel)
+                else:
+                    await self._serve_control(channel)
+            finally:
+                await channel.drop()
+        # except* since the reader's and the replier's errors arrive in their nursery's group.
+        except* HandshakeRefused as refusals:
+            for refused in leaves(refusals):
+                server.events.publish_refusal(PeerRefused(refused.peer, refused.code, refused.reason))
+        except* (ProtocolError, BadRequest) as group:
+            server.events.publish(BadInput(peer, "; ".join(str(error) for error in leaves(group))))
+        except* ChannelBroken:
+            # The usual end: the peer left, or its own side reports the loss.
+            pass
+
+    # ------------------------------------------------------------------------------------ replication
+
+    async def _serve_replication(self, channel: Channel) -> None:
+        replies = _Replies()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._reply, channel, replies, name=f"reply[{channel.peer}]")
+            await self._read_requests(channel, replies)
+
+    async def _read_requests(self, channel: Channel, replies: "_Replies") -> None:
+        server = self._server
+        while True:
+            for frame in await channel.receive_batch():
+                if not isinstance(frame.message, AppendEntries):
+                    raise ProtocolError(channel.peer, f"sent {type(frame.message).__name__} for replication")
+                self._check_sender(channel, frame.message.leader)
+                reply, position = server.answer_append(frame.message)
+                replies.queue.append((position, frame.request_id, reply))
+            replies.filled.unpark_all()
+            while len(replies.queue) > QUEUED_REPLIES:
+                await replies.drained.park()
+
+    async def _reply(self, channel: Channel, replies: "_Replies") -> None:
+        """Send each answer once the disk has what it promises; those that became ready together leave together."""
+        journal = self._server.journal
+        queue = replies.queue
+        while True:
+            while not queue:
+                await replies.filled.park()
+            await journal.wait_durable(queue[0][0])
+            ready: list[bytes] = []
+            while queue and queue[0][0] <= journal.durable_position:
+                _, request_id, reply = queue.popleft()
+                ready.append(encode_frame(reply, request_id=request_id))
+            replies.drained.unpark_all()
+            await channel.send_frames(b"".join(ready))
+
+    # ------------------------------------------------------------------------------------ control
+
+    async def _serve_control(self, channel: Channel) -> None:
+        """Heartbeats are answered on the spot; a vote waits for its disk beside them."""
+        async with trio.open_nursery() as nursery:
+            sending = trio.Lock()
+            waiting = trio.CapacityLimiter(QUEUED_REPLIES)
+            while True:
+                frame = await channel.receive()
+                reply, position = self._answer_control(channel, frame.message)
+                if position <= self._server.journal.durable_position:
+                    async with sending:
+                        await channel.send(reply, request_id=frame.request_id)
+                elif waiting.available_tokens == 0:
+                    raise ProtocolError(channel.peer, f"has {QUEUED_REPLIES} requests waiting for an answer")
+                else:
+                    nursery.start_soon(
+                        self._reply_later, channel, sending, waiting, position, frame.request_id, reply
+                    )
+
+    async def _reply_later(
+        self,
+        channel: Channel,
+        sending: trio.Lock,
+        waiting: trio.CapacityLimiter,
+        position: int,
+        request_id: int,
+        reply: Message,
+    ) -> None:
+        async with waiting:
+            await self._server.journal.wait_durable(position)
+            async with sending:
+                await channel.send(reply, request_id=request_id)
+
+    def _answer_control(self, channel: Channel, request: Message) -> tuple[Message, int]:
+        match request:
+            case Heartbeat():
+                self._check_sender(channel, request.leader)
+                return self._server.answer_heartbeat(request), 0
+            case RequestVote():
+                self._check_sender(channel, request.candidate)
+                return self._server.answer_vote(request)
+            case BootstrapStatement():
+                return self._server.first_start.answer(channel.peer, channel.peer_incarnation, request)
+            case _:
+                raise ProtocolError(channel.peer, f"sent {type(request).__name__} for control")
+
+    def _check_sender(self, channel: Channel, named: ServerId) -> None:
+        if named != channel.peer:
+            raise ProtocolError(channel.peer, f"speaks for {named}")
+
+
+@attrs.define(eq=False)
+class _Replies:
+    """The bounded queue between the reader and the replier of one connection: (position, request id, reply)."""
+
+    queue: deque[tuple[int, int, Message]] = attrs.field(factory=deque)
+    filled: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
+    drained: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)

@@ -1,0 +1,357 @@
+"""Replication to one follower, during one leadership.
+
+``replicate_to`` is one nursery per follower.  In it two tasks, supervised apart, so that trouble with the log never
+silences the heartbeat:
+
+* ``_replicate`` owns the replication connection.  In *probe* mode it sends one request at a time and reads the answer
+  itself, until one succeeds: then leader and follower agree up to there.  Now a *pipeline* opens: a nursery of a sender
+  and a decoder that borrow the connection and keep several requests in flight.  The pipeline never repairs anything.
+  On any doubt (a rejection, an answer out of order, silence, a broken connection) it ends, the connection is dropped, and
+  the probe dials anew and starts over from ``match_index + 1``.
+* ``_heartbeat`` owns the control connection.  No disk and no batch stands before a heartbeat, on either side.
+
+Stopping needs nothing here: leaving the leadership, or removing the server, cancels the nursery.
+
+House rules: a leader's term is a constant, captured when the leadership began.  After every await ask ``_leads()``;
+contact is dated by when the answered request was *sent*.
+
+Reading order: ``replicate_to``, ``_replicate``, ``_probe``, ``_pipeline`` (sender, decoder), ``_heartbeat``.
+"""
+
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from trio_raft._codec import encode_frame
+from trio_raft._environment import Lane, draw_interval
+from trio_raft._errors import LogCorrupt, ProtocolError, RaftError, StateMachineError, StorageError
+from trio_raft._events import ContactLost, ContactResumed, PeerLostData, ReplicationRestarted
+from trio_raft._messages import (
+    AppendEntries,
+    AppendEntriesReply,
+    Heartbeat,
+    HeartbeatReply,
+    Message,
+    Purpose,
+)
+from trio_raft._peers import dial_peer
+from trio_raft._records import Entry, LogIndex, Term
+from trio_raft._rules import append_entries
+from trio_raft._rules.append_entries import BadReply, Outcome, ReadFirst
+from trio_raft._rules.progress import InFlight, ReplyMismatch
+from trio_raft._server import Follower, Server, error_text, leaves
+from trio_raft._transport import Channel, ChannelBroken
+
+SMOOTHING = 0.2
+"""Weight of the newest round trip in the moving averages of the statistics."""
+
+
+async def replicate_to(server: Server, follower: Follower) -> None:
+    """Everything that a leader does for one follower; runs until it is cancelled or the leadership is over."""
+    replication = _Replication(server, follower)
+    async with trio.open_nursery() as nursery:
+        for task, name in ((replication.replicate, "replicate"), (replication.heartbeat, "heartbeat")):
+            nursery.start_soon(replication.supervise, task, name, name=f"{name}[{follower.id}]")
+
+
+class _Replication:
+    def __init__(self, server: Server, follower: Follower) -> None:
+        self._server = server
+        self._clock = server.environment.clock
+        self._timeouts = server.config.timeouts
+        self._limits = server.config.limits
+        self._term: Term = server.state.current_term
+        self._follower = follower
+        self._progress = follower.progress
+        self._reply_scope: trio.CancelScope | None = None
+        """Expires when the oldest request in flight is overdue; only while a pipeline is open."""
+
+    def _leads(self) -> bool:
+        return self._server.leads(self._term)
+
+    async def supervise(self, task: Callable[[], Awaitable[None]], name: str) -> None:
+        """Run a task again if a bug or the peer ended it; trouble with this node's own storage ends the node."""
+        pause = self._timeouts.retry_backoff
+        while self._leads():
+            problem: str | None = None
+            try:
+                async with trio.open_nursery():
+                    await task()
+            except* (AssertionError, StorageError, LogCorrupt, StateMachineError):
+                raise
+            except* Exception as group:
+                problem = "; ".join(error_text(error) for error in leaves(group))
+            if problem is None:
+                return
+            self._server.events.publish(ReplicationRestarted(self._follower.id, name, problem))
+            await self._clock.sleep(pause)
+            pause = min(2 * pause, self._timeouts.retry_backoff_cap)
+
+    # ------------------------------------------------------------------------------------ replicate
+
+    async def replicate(self) -> None:
+        """Dial, probe, pipeline; again after a pause whenever the connection is lost."""
+        pause = self._timeouts.retry_backoff
+        while self._leads():
+            # A mere mismatch needs no pause; a peer that cannot be reached, or cannot be counted, does.
+            in_doubt_only = False
+            try:
+                channel = await dial_peer(self._server, self._follower.id, Purpose.REPLICATION)
+                try:
+                    if await self._probe(channel):
+                        pause = self._timeouts.retry_backoff
+                        await self._pipeline(channel)
+                        in_doubt_only = True
+                finally:
+                    self._progress.become_probe()
+                    await channel.drop()
+            except* (ChannelBroken, ProtocolError, BadReply, ReplyMismatch):
+                self._follower.failures += 1
+            if not in_doubt_only or self._progress.lost_data:
+                await self._clock.sleep(pause)
+                pause = min(2 * pause, self._timeouts.retry_backoff_cap)
+
+    async def _probe(self, channel: Channel) -> bool:
+        """Find where the logs agree, one request at a time; True once a request succeeded."""
+        while self._leads():
+            # One entry is enough to verify; a mismatch would throw a whole batch away.
+            request = await self._make(max_entries=1)
+            if request is None:
+                return False
+            sent_at = self._clock.now()
+            with self._clock.move_on_after(self._timeouts.request_timeout) as scope:
+                reply = await channel.request(request)
+            if scope.cancelled_caught:
+                raise ChannelBroken(f"no answer within {self._timeouts.request_timeout} s")
+            if not self._leads():
+                return False
+            outcome = self._digest(reply, request, sent_at)
+            if outcome is Outcome.ADVANCED:
+                return True
+            if outcome is not Outcome.REPAIRED:
+                return False
+        return False
+
+    def _digest(self, reply: Message, request: AppendEntries, sent_at: float) -> Outcome | None:
+        """What a probe's answer means; None if it ended the leadership."""
+        last = LogIndex(request.prev_log_index + len(request.entries))
+        return self._digest_append(reply, prev=request.prev_log_index, last=last, sent_at=sent_at)
+
+    def _digest_append(self, reply: Message, *, prev: LogIndex, last: LogIndex, sent_at: float) -> Outcome | None:
+        server, follower, progress = self._server, self._follower, self._progress
+        if not isinstance(reply, AppendEntriesReply):
+            raise ProtocolError(follower.id, f"answered an AppendEntries with {type(reply).__name__}")
+        if reply.term > self._term:
+            server.adopt_term(reply.term, follower.id)
+            return None
+        outcome = append_entries.digest(
+            server.state, progress, prev_log_index=prev, last_index=last, reply=reply
+        )
+        if outcome is Outcome.NOT_READY:
+            return outcome
+        progress.last_append_contact = max(progress.last_append_contact, sent_at)
+        follower.append_round_trip = _smooth(follower.append_round_trip, self._clock.now() - sent_at)
+        if outcome is Outcome.LOST_DATA:
+            if server.matches.pop(follower.id, None) is not None:
+                server.events.publish(PeerLostData(follower.id, progress.match_index))
+        elif outcome is Outcome.ADVANCED and progress.counts_for_quorum:
+            server.matches[follower.id] = progress.match_index
+            server.advance_commit()
+        return outcome
+
+    async def _make(self, *, max_entries: int) -> AppendEntries | None:
+        """The next request; entries that left memory are read back from the own log first.
+
+        None if the leadership ended meanwhile.
+        """
+        entries: list[Entry] | None = None
+        while self._leads():
+            request = append_entries.make(
+                self._server.state,
+                self._progress,
+                term=self._term,
+                max_entries=max_entries,
+                max_bytes=self._limits.max_batch_bytes,
+                entries=entries,
+            )
+            if not isinstance(request, ReadFirst):
+                return request
+            plan = self._server.store.plan_read(
+                request.first, request.last, max_bytes=self._limits.max_batch_bytes
+            )
+            entries = await self._server.environment.run_blocking(
+                Lane.READ, self._server.store.execute_read, plan
+            )
+        return None
+
+    # ------------------------------------------------------------------------------------ pipeline
+
+    async def _pipeline(self, channel: Channel) -> None:
+        """Keep several requests in flight; whichever of the two tasks ends first ends the other."""
+        self._progress.become_pipeline()
+        with self._clock.move_on_at(float("inf")) as self._reply_scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._send, channel, nursery, name=f"send[{self._follower.id}]")
+                await self._decode(channel)
+                nursery.cancel_scope.cancel()
+        if self._reply_scope.cancelled_caught:
+            raise ChannelBroken(f"no answer within {self._timeouts.request_timeout} s")
+
+    async def _send(self, channel: Channel, nursery: trio.Nursery) -> None:
+        while await self._wait_for_work():
+            # Proposers that were woken in the same turn of the loop join this request.
+            await trio.lowlevel.checkpoint()
+            frames: list[bytes] = []
+            while not frames or (self._has_work() and self._has_room()):
+                request = await self._make(max_entries=self._limits.max_batch_entries)
+                if request is None:
+                    break
+                frames.append(self._put_in_flight(channel, request))
+            await channel.send_frames(b"".join(frames))
+        nursery.cancel_scope.cancel()
+
+    def _put_in_flight(self, channel: Channel, request: AppendEntries) -> bytes:
+        progress, follower = self._progress, self._follower
+        request_id = channel.next_request_id()
+        frame = encode_frame(request, request_id=request_id)
+        now = self._clock.now()
+        if not progress.in_flight:
+            self._watch_reply(now)
+        progress.sent(
+            InFlight(
+                request_id=request_id,
+                prev_log_index=request.prev_log_index,
+                last_index=LogIndex(request.prev_log_index + len(request.entries)),
+                size=len(frame),
+                sent_at=now,
+            ),
+            leader_commit=request.leader_commit,
+        )
+        follower.entries_sent += len(request.entries)
+        follower.bytes_sent += len(frame)
+        return frame
+
+    def _watch_reply(self, sent_at: float) -> None:
+        """The oldest request in flight must be answered in time; moving one deadline is cheaper than a scope each."""
+        if self._reply_scope is not None:
+            self._clock.set_deadline(self._reply_scope, sent_at + self._timeouts.request_timeout)
+
+    def _has_work(self) -> bool:
+        """Are there entries that were not sent?  A commit index alone waits for its timeout."""
+        return self._progress.next_index <= self._server.state.log.last_index
+
+    def _has_room(self) -> bool:
+        limits = self._limits
+        return self._progress.window_open(requests=limits.pipeline_requests, size=limits.pipeline_bytes)
+
+    async def _wait_for_work(self) -> bool:
+        """Park until there is something to send and room for it; False once the leadership is over."""
+        server, progress = self._server, self._progress
+        while self._leads():
+            if not self._has_room():
+                await self._follower.window_lot.park()
+            elif self._has_work():
+                return True
+            elif progress.told_commit >= server.state.log.last_index:
+                # The follower has everything and knows that all of it is committed.
+                await server.replication_lot.park()
+            else:
+                timeout = draw_interval(server.environment, self._timeouts.commit_timeout)
+                with self._clock.move_on_after(timeout) as scope:
+                    await server.replication_lot.park()
+                if scope.cancelled_caught and self._leads() and server.state.commit_index > progress.told_commit:
+                    return True
+        return False
+
+    async def _decode(self, channel: Channel) -> None:
+        """Read answers; return on any doubt."""
+        progress = self._progress
+        while True:
+            frames = await channel.receive_batch()
+            if not self._leads():
+                return
+            for frame in frames:
+                answered = progress.answered(frame.request_id)
+                outcome = self._digest_append(
+                    frame.message,
+                    prev=answered.prev_log_index,
+                    last=answered.last_index,
+                    sent_at=answered.sent_at,
+                )
+                if outcome is not Outcome.ADVANCED or not self._leads():
+                    return
+            self._watch_reply(progress.in_flight[0].sent_at if progress.in_flight else float("inf"))
+            self._follower.window_lot.unpark_all()
+
+    # ------------------------------------------------------------------------------------ heartbeat
+
+    async def heartbeat(self) -> None:
+        """Be heard: every drawn interval, or at once when a read asks for a confirmation round."""
+        failures = 0
+        silent_since: float | None = None
+        while self._leads():
+            problem = ""
+            try:
+                channel = await dial_peer(self._server, self._follower.id, Purpose.CONTROL)
+                try:
+                    while await self._beat(channel):
+                        failures = 0
+                        if silent_since is not None:
+                            silence = self._clock.now() - silent_since
+                            self._server.events.publish(ContactResumed(self._follower.id, silence))
+                            silent_since = None
+                        await self._wait_for_beat()
+                finally:
+                    await channel.drop()
+            except (ChannelBroken, ProtocolError) as error:
+                problem = error.reason
+            if self._leads():
+                if silent_since is None:
+                    silent_since = self._progress.last_contact
+                    self._server.events.publish(ContactLost(self._follower.id, problem))
+                await self._back_off(failures)
+                failures += 1
+
+    async def _beat(self, channel: Channel) -> bool:
+        """One round trip; False once the leadership is over."""
+        server = self._server
+        if not self._leads():
+            return False
+        sent_at = self._clock.now()
+        request = Heartbeat(self._term, server.node_id, server.reads.sent())
+        with self._clock.move_on_after(self._timeouts.heartbeat_timeout / 2) as scope:
+            reply = await channel.request(request)
+        if scope.cancelled_caught:
+            raise ChannelBroken(f"no answer to a heartbeat within {self._timeouts.heartbeat_timeout / 2} s")
+        if not isinstance(reply, HeartbeatReply):
+            raise ProtocolError(channel.peer, f"answered a Heartbeat with {type(reply).__name__}")
+        if not self._leads():
+            return False
+        if reply.term > self._term:
+            server.adopt_term(reply.term, self._follower.id)
+            return False
+        if reply.ready:
+            self._note_contact(reply, sent_at)
+        return True
+
+    def _note_contact(self, reply: HeartbeatReply, sent_at: float) -> None:
+        self._follower.round_trip = _smooth(self._follower.round_trip, self._clock.now() - sent_at)
+        self._progress.last_contact = max(self._progress.last_contact, sent_at)
+        self._server.acknowledge_round(self._follower.id, reply.round)
+
+    async def _wait_for_beat(self) -> None:
+        if self._server.reads.outstanding(self._follower.id):
+            return
+        with self._clock.move_on_after(draw_interval(self._server.environment, self._timeouts.heartbeat_interval)):
+            await self._server.heartbeat_lot.park()
+
+    async def _back_off(self, failures: int) -> None:
+        """Doubling from ``retry_backoff`` to half of ``heartbeat_timeout``; a read that asks cuts it short."""
+        longest = self._timeouts.heartbeat_timeout / 2
+        pause = min(self._timeouts.retry_backoff * 2 ** min(failures, 30), longest)
+        with self._clock.move_on_after(pause):
+            await self._server.heartbeat_lot.park()
+
+
+def _smooth(average: float | None, newest: float) -> float:
+    return newest if average is None else average + SMOOTHING * (newest - average)
