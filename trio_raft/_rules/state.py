@@ -102,7 +102,7 @@ class State:
     _term_leader: ServerId | None = attrs.field(init=False, default=None)
 
     def enter(self, term: Term, role: Role) -> None:
-        """Move to this term and role.  Raises IllegalTransition, having changed nothing, where the table ends."""
+        """Move to this term and role.  Raises IllegalTransition, and changes nothing, outside the table."""
         self._check(term, role)
         if term > self.current_term:
             self.current_term = term

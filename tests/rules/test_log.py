@@ -1,0 +1,370 @@
+"""The log against a plain list, and each of its answers at the edges."""
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.rules.building import PLENTY, compacted, entries, entry, log_of, terms_of
+from trio_raft._records import Entry, LogIndex, Term
+from trio_raft._rules.log import Log, NotInLog
+
+ONE = 32
+"""Bytes of a record without data."""
+
+
+def index(number: int) -> LogIndex:
+    return LogIndex(number)
+
+
+# ---------------------------------------------------------------------------------------------- questions
+
+
+def test_empty_log_holds_index_zero_of_term_zero() -> None:
+    """An empty log holds exactly what all logs share: nothing, which is index 0 of term 0."""
+    log = Log(memory_bytes=PLENTY)
+    assert (log.first_index, log.last_index, log.last_term, log.memory_first) == (1, 0, 0, 1)
+    assert log.term_at(index(0)) == 0
+    assert log.matches(index(0), Term(0))
+    assert not log.matches(index(1), Term(0))
+
+
+@pytest.mark.parametrize(("at", "term"), [(0, 0), (1, 1), (2, 1), (3, 4), (4, 4), (5, 6)])
+def test_term_at_each_index(at: int, term: int) -> None:
+    """The term of every entry is known from the runs of equal terms."""
+    assert log_of(1, 1, 4, 4, 6).term_at(index(at)) == term
+
+
+@pytest.mark.parametrize("at", [-1, 4, 100])
+def test_term_at_outside_is_never_zero(at: int) -> None:
+    """Outside the log there is no term, least of all 0 (R9)."""
+    with pytest.raises(NotInLog) as caught:
+        log_of(1, 1, 2).term_at(index(at))
+    assert caught.value.index == at
+
+
+@pytest.mark.parametrize(
+    ("at", "term", "expected"),
+    [(0, 0, True), (3, 2, True), (3, 1, False), (2, 2, False), (4, 2, False), (4, 0, False)],
+)
+def test_matches_index_and_term(at: int, term: int, expected: bool) -> None:
+    """An entry is the same if index and term are, and none above the end is."""
+    assert log_of(1, 1, 2).matches(index(at), Term(term)) is expected
+
+
+def test_matches_below_snapshot_without_looking() -> None:
+    """What a snapshot covers is committed, so it matches whatever term is named (R4)."""
+    log = compacted(log_of(1, 1, 2, 2, 3), up_to=3)
+    assert log.matches(index(2), Term(77))
+    assert log.matches(index(3), Term(2))
+    assert not log.matches(index(3), Term(1))
+
+
+def test_snapshot_edge() -> None:
+    """The snapshot's own last index has a term and no entry; below it the log knows nothing (R9)."""
+    log = compacted(log_of(1, 1, 2, 2, 3), up_to=3)
+    assert (log.first_index, log.memory_first, terms_of(log)) == (4, 4, [2, 3])
+    assert log.term_at(index(3)) == 2
+    assert log.first_of_term(index(4)) == 4
+    assert log.last_at_or_below_term(Term(1), not_above=index(5)) == 3
+    for ask in _asking(index(2)) + _asking(index(3))[1:]:
+        with pytest.raises(NotInLog):
+            ask(log)
+
+
+def _asking(at: LogIndex) -> list[Callable[[Log], object]]:
+    return [
+        lambda log: log.term_at(at),
+        lambda log: log.entry(at),
+        lambda log: log.first_of_term(at),
+        lambda log: log.slice(at, max_entries=1, max_bytes=PLENTY),
+        lambda log: log.truncate_from(at),
+    ]
+
+
+@pytest.mark.parametrize("at", [0, 3])
+def test_entry_first_of_term_and_truncate_outside(at: int) -> None:
+    """There is no entry at 0, and none above the end, to be read, named or removed."""
+    log = log_of(1, 2)
+    for ask in (log.entry, log.first_of_term, log.truncate_from):
+        with pytest.raises(NotInLog):
+            ask(index(at))
+    assert terms_of(log) == [1, 2]
+
+
+@pytest.mark.parametrize(("at", "first"), [(1, 1), (2, 1), (3, 3), (4, 3), (5, 5)])
+def test_first_of_term(at: int, first: int) -> None:
+    """A run of equal terms is found by any index in it (R8)."""
+    assert log_of(1, 1, 4, 4, 6).first_of_term(index(at)) == first
+
+
+@pytest.mark.parametrize(
+    ("term", "not_above", "expected"),
+    [(9, 5, 5), (6, 5, 5), (5, 5, 4), (4, 5, 4), (4, 3, 3), (3, 5, 2), (1, 1, 1), (0, 5, 0), (4, 99, 4)],
+)
+def test_last_at_or_below_term(term: int, not_above: int, expected: int) -> None:
+    """The last index of a term not above the given one is found, within the bound."""
+    log = log_of(1, 1, 4, 4, 6)
+    assert log.last_at_or_below_term(Term(term), not_above=index(not_above)) == expected
+
+
+@pytest.mark.parametrize(
+    ("first", "max_entries", "max_bytes", "not_above", "expected"),
+    [
+        (1, 9, PLENTY, None, [1, 2, 3, 4]),
+        (2, 2, PLENTY, None, [2, 3]),
+        (2, 9, 2 * ONE, None, [2, 3]),
+        (2, 9, 2 * ONE - 1, None, [2]),
+        (2, 9, 1, None, [2]),
+        (2, 9, PLENTY, 3, [2, 3]),
+        (2, 9, PLENTY, 99, [2, 3, 4]),
+        (4, 9, PLENTY, 3, []),
+        (5, 9, PLENTY, None, []),
+        (9, 9, PLENTY, None, []),
+    ],
+)
+def test_slice_bounds(
+    first: int, max_entries: int, max_bytes: int, not_above: int | None, expected: list[int]
+) -> None:
+    """A slice keeps every bound, but always brings one entry if there is one."""
+    found = log_of(1, 1, 1, 1).slice(
+        index(first),
+        max_entries=max_entries,
+        max_bytes=max_bytes,
+        not_above=None if not_above is None else index(not_above),
+    )
+    assert found is not None
+    assert [each.index for each in found] == expected
+
+
+# ---------------------------------------------------------------------------------------------- changes
+
+
+@pytest.mark.parametrize("bad", [entry(2, 2), entry(4, 2), entry(3, 1), entry(3, 0)])
+@pytest.mark.parametrize("method", ["append", "extend"])
+def test_append_and_extend_refuse_what_does_not_follow(method: str, bad: Entry) -> None:
+    """A gap, an overlap or a falling term never gets into the log (R9)."""
+    log = log_of(1, 2)
+    with pytest.raises(AssertionError, match="does not follow"):
+        getattr(log, method)(bad if method == "append" else [bad])
+    assert terms_of(log) == [1, 2]
+
+
+def test_append_refuses_term_zero_in_an_empty_log() -> None:
+    """Term 0 is the term of no entry."""
+    log = Log(memory_bytes=PLENTY)
+    with pytest.raises(AssertionError, match="does not follow"):
+        log.append(entry(1, 0))
+
+
+@pytest.mark.parametrize("new", [[], [2], [2, 2], [2, 3, 3], [3, 3], [2, 5]])
+def test_extend_is_append_of_each(new: list[int]) -> None:
+    """Many entries at once leave the same log as one after the other."""
+    log, expected = log_of(1, 2), log_of(1, 2, *new)
+    log.extend(entries(3, new))
+    assert repr(log) == repr(expected)
+    assert log.memory_bytes_used == expected.memory_bytes_used
+    assert log.entry(log.last_index) == expected.entry(log.last_index)
+
+
+@pytest.mark.parametrize("method", ["extend", "append"])
+def test_extend_same_term_with_a_gap_before_it(method: str) -> None:
+    """A batch of the log's own term is refused as well if it does not start at the end."""
+    log = log_of(2, 2)
+    with pytest.raises(AssertionError, match="does not follow"):
+        if method == "extend":
+            log.extend(entries(4, [2, 2]))
+        else:
+            log.append(entry(4, 2))
+
+
+@pytest.mark.parametrize(("at", "left"), [(1, []), (2, [1]), (3, [1, 1]), (4, [1, 1, 4]), (5, [1, 1, 4, 4])])
+def test_truncate_from_each_index(at: int, left: list[int]) -> None:
+    """Truncation removes the entry and all above it, and the log goes on from there."""
+    log = log_of(1, 1, 4, 4, 6)
+    log.truncate_from(index(at))
+    assert terms_of(log) == left
+    assert log.last_term == (left[-1] if left else 0)
+    assert log.memory_bytes_used == ONE * len(left)
+    log.append(entry(at, 7))
+    assert terms_of(log) == [*left, 7]
+
+
+def test_truncate_from_below_memory() -> None:
+    """Truncation among entries that left memory empties it, and the log goes on from there."""
+    log = log_of(1, 1, 4, 4, 6, memory_bytes=ONE)
+    log.release(index(5))
+    log.truncate_from(index(3))
+    assert (log.memory_first, log.memory_bytes_used, terms_of(log)) == (3, 0, [1, 1])
+    log.append(entry(3, 7))
+    assert log.entry(index(3)) == entry(3, 7)
+    assert log.entry(index(2)) is None
+
+
+def test_release_keeps_what_fits_and_what_must_stay() -> None:
+    """Only entries that may leave do, oldest first, and no more than needed; their terms stay known."""
+    log = log_of(1, 1, 2, 2, 3, memory_bytes=2 * ONE)
+    log.release(index(1))
+    assert (log.memory_first, log.memory_bytes_used) == (2, 4 * ONE)
+    log.release(index(5))
+    assert (log.memory_first, log.memory_bytes_used) == (4, 2 * ONE)
+    assert terms_of(log) == [1, 1, 2, 2, 3]
+    assert log.entry(index(3)) is None
+    assert log.slice(index(3), max_entries=9, max_bytes=PLENTY) is None
+    assert log.entry(index(4)) == entry(4, 2)
+
+
+def test_release_everything() -> None:
+    """With no room at all the log keeps its terms and nothing else."""
+    log = log_of(1, 2, memory_bytes=0)
+    log.release(index(99))
+    assert (log.memory_first, log.memory_bytes_used, terms_of(log)) == (3, 0, [1, 2])
+
+
+# ---------------------------------------------------------------------------------------------- recovery
+
+
+def test_recovered_log_answers_like_the_one_that_was_written() -> None:
+    """A log that was recovered with part of its entries in memory knows all terms."""
+    log = Log.recovered(
+        term_runs=((index(1), Term(1)), (index(3), Term(4)), (index(5), Term(6))),
+        last_index=index(5),
+        tail=entries(4, [4, 6]),
+        memory_bytes=PLENTY,
+    )
+    assert (terms_of(log), log.last_term, log.memory_first) == ([1, 1, 4, 4, 6], 6, 4)
+    assert log.memory_bytes_used == 2 * ONE
+    assert log.entry(index(4)) == entry(4, 4)
+    assert log.entry(index(3)) is None
+    log.append(entry(6, 6))
+    assert log.last_index == 6
+
+
+def test_recovered_empty() -> None:
+    """Nothing recovered is an empty log."""
+    log = Log.recovered(term_runs=(), last_index=index(0), tail=(), memory_bytes=PLENTY)
+    assert repr(log) == repr(Log(memory_bytes=PLENTY))
+
+
+@pytest.mark.parametrize(
+    ("runs", "last_index", "tail"),
+    [
+        ((), 1, []),
+        (((1, 1),), 0, []),
+        (((2, 1),), 3, []),
+        (((1, 1), (5, 2)), 4, []),
+        (((1, 2), (2, 2)), 4, []),
+        (((1, 2), (2, 1)), 4, []),
+        (((1, 1), (1, 2)), 4, []),
+        (((1, 0),), 4, []),
+        (((1, 1),), 4, entries(2, [1, 1])),
+        (((1, 1),), 2, entries(2, [2])),
+    ],
+)
+def test_recovered_refuses_parts_that_do_not_fit(
+    runs: tuple[tuple[int, int], ...], last_index: int, tail: list[Entry]
+) -> None:
+    """A store whose runs, end and entries contradict each other is not believed."""
+    with pytest.raises(AssertionError):
+        Log.recovered(
+            term_runs=[(index(first), Term(term)) for first, term in runs],
+            last_index=index(last_index),
+            tail=tail,
+            memory_bytes=PLENTY,
+        )
+
+
+# ---------------------------------------------------------------------------------------------- against a list
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("append"), st.integers(0, 2), st.integers(0, 20)),
+        st.tuples(st.just("extend"), st.lists(st.integers(0, 1), max_size=6), st.just(0)),
+        st.tuples(st.just("truncate"), st.integers(1, 30), st.just(0)),
+        st.tuples(st.just("release"), st.integers(0, 40), st.just(0)),
+    ),
+    max_size=40,
+)
+
+
+class ListModel:
+    """The log as a plain list of entries, with the index up to which they left memory."""
+
+    def __init__(self, memory_bytes: int) -> None:
+        self.entries: list[Entry] = []
+        self.memory_bytes = memory_bytes
+        self.gone = 0
+
+    def used(self) -> int:
+        return sum(len(each.record) for each in self.entries[self.gone :])
+
+    def last_term(self) -> int:
+        return self.entries[-1].term if self.entries else 0
+
+    def following(self, steps: list[int], size: int = 0) -> list[Entry]:
+        """New entries whose terms grow by these steps."""
+        term, made = max(self.last_term(), 1), []
+        for offset, step in enumerate(steps):
+            term += step
+            made.append(entry(len(self.entries) + 1 + offset, term, data=bytes(size)))
+        return made
+
+    def release(self, up_to: int) -> None:
+        while self.used() > self.memory_bytes and self.gone < min(up_to, len(self.entries)):
+            self.gone += 1
+
+    def truncate(self, at: int) -> None:
+        del self.entries[at - 1 :]
+        self.gone = min(self.gone, at - 1)
+
+
+@given(steps=STEPS, memory_bytes=st.sampled_from([0, 40, 100, 400, PLENTY]))
+def test_log_agrees_with_a_list(steps: list[tuple[str, object, int]], memory_bytes: int) -> None:
+    """After any series of changes the log answers every question as a plain list would."""
+    log, model = Log(memory_bytes=memory_bytes), ListModel(memory_bytes)
+    for name, value, size in steps:
+        if name == "append":
+            assert isinstance(value, int)
+            new = model.following([value], size)
+            log.append(new[0])
+            model.entries += new
+        elif name == "extend":
+            assert isinstance(value, list)
+            new = model.following(value)
+            log.extend(new)
+            model.entries += new
+        elif name == "truncate":
+            assert isinstance(value, int)
+            if value <= len(model.entries):
+                log.truncate_from(index(value))
+                model.truncate(value)
+        else:
+            assert isinstance(value, int)
+            log.release(index(value))
+            model.release(value)
+    check_against(log, model)
+
+
+def check_against(log: Log, model: ListModel) -> None:
+    terms = [0, *(each.term for each in model.entries)]
+    last = len(model.entries)
+    assert (log.last_index, log.last_term) == (last, terms[-1])
+    assert (log.memory_first, log.memory_bytes_used) == (model.gone + 1, model.used())
+    for at in range(last + 1):
+        assert log.term_at(index(at)) == terms[at]
+        for term in {terms[at], terms[at] + 1}:
+            assert log.matches(index(at), Term(term)) is (term == terms[at])
+            expected = max(found for found in range(at + 1) if terms[found] <= term)
+            assert log.last_at_or_below_term(Term(term), not_above=index(at)) == expected
+    for at in range(1, last + 1):
+        assert log.first_of_term(index(at)) == terms.index(terms[at])
+        assert log.entry(index(at)) == (model.entries[at - 1] if at > model.gone else None)
+        found = log.slice(index(at), max_entries=3, max_bytes=100)
+        assert found == (None if at <= model.gone else bounded(model.entries[at - 1 : at + 2], 100))
+
+
+def bounded(some: list[Entry], max_bytes: int) -> list[Entry]:
+    """The longest beginning within the bound, or the first entry alone."""
+    fitting = [n for n in range(len(some) + 1) if sum(len(each.record) for each in some[:n]) <= max_bytes]
+    return some[: max(1, *fitting)]
