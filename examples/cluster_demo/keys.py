@@ -1,0 +1,79 @@
+"""Single key presses, and what they do to the cluster."""
+
+import os
+import sys
+import termios
+import tty
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+
+import trio
+
+from .child import DidNotStart
+from .cluster import Cluster, WrongMoment
+
+KEYS = {
+    "k": "kill leader",
+    "f": "kill follower",
+    "p": "pause leader",
+    "c": "continue",
+    "r": "restart",
+    "q": "quit",
+}
+
+
+@contextmanager
+def single_keys() -> Iterator[None]:
+    """Let the terminal hand over each key at once and unseen; Ctrl-C stays a signal."""
+    descriptor = sys.stdin.fileno()
+    before = termios.tcgetattr(descriptor)
+    tty.setcbreak(descriptor)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+
+
+async def each_key() -> AsyncIterator[str]:
+    """The keys as they are pressed; ends with the terminal."""
+    descriptor = sys.stdin.fileno()
+    while True:
+        await trio.lowlevel.wait_readable(descriptor)
+        pressed = os.read(descriptor, 64)
+        if not pressed:
+            return
+        for key in pressed.decode(errors="replace"):
+            yield key
+
+
+async def obey_keys(cluster: Cluster) -> None:
+    """Carry out keys one by one until ``q`` or the end of the terminal."""
+    async for key in each_key():
+        if key == "q":
+            return
+        try:
+            await _obey(cluster, key)
+        except (WrongMoment, DidNotStart) as error:
+            cluster.feed.say(str(error))
+    await trio.sleep_forever()
+
+
+async def _obey(cluster: Cluster, key: str) -> None:
+    leader = cluster.leader()
+    match key:
+        case "k" | "p" if leader is None:
+            raise WrongMoment("nobody leads just now")
+        case "k" if leader is not None:
+            await cluster.kill(leader)
+        case "p" if leader is not None:
+            cluster.pause(leader)
+        case "f":
+            followers = [child for child in cluster.running() if child is not leader]
+            if not followers:
+                raise WrongMoment("no follower is running")
+            await cluster.kill(followers[0])
+        case "c":
+            for child in cluster.paused():
+                cluster.resume(child)
+        case "r":
+            await cluster.start()

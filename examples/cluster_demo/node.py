@@ -1,0 +1,192 @@
+"""The program of one child: a node with a key-value machine, driven over standard input and output.
+
+Requests, one JSON object per line, each with an ``id`` that its answer repeats; answers may overtake each
+other::
+
+    {"id": 1, "do": "write", "key": "k1", "value": "v1"}   {"id": 1, "outcome": "acknowledged", "index": 7}
+                                                           {"id": 1, "outcome": "refused", "why": "…"}
+                                                           {"id": 1, "outcome": "unknown", "why": "…"}
+    {"id": 2, "do": "barrier"}                             {"id": 2, "applied": 7}     only a leader can
+    {"id": 3, "do": "wait_applied", "index": 7}            {"id": 3, "applied": 9}
+    {"id": 4, "do": "dump"}                                {"id": 4, "part": [["k1", "v1", [7]], …]} …
+                                                           {"id": 4, "applied": 9}     the last line
+
+Without being asked: ``{"ready": true}`` once the node listens, ``{"status": {…}}`` four times a second and
+at every change of role, ``{"event": "…"}`` for what a person should see.
+
+The end of standard input ends the node, so that a controller that was killed leaves no child behind. The
+log goes to standard error.
+"""
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+
+import attrs
+import trio
+
+import trio_raft
+
+from .lines import Message, MessageSender, each_message
+
+STATUS_INTERVAL = 0.25
+"""Seconds between two statuses that nothing prompted."""
+
+DUMP_PART_KEYS = 1000
+"""Keys in one line of a dump: a few milliseconds of work between two turns of the event loop."""
+
+
+@attrs.frozen
+class Put:
+    """The one command: remember a value under a key."""
+
+    key: str
+    value: str
+
+
+class KeyValue(trio_raft.StateMachine[Put, int]):
+    """Keys, values, and at which log index each key was applied: a key that was applied twice shows two."""
+
+    def __init__(self) -> None:
+        # Tuples, never changed in place: a shallow copy is a dump of one instant.
+        self.entries: dict[str, tuple[str, tuple[int, ...]]] = {}
+
+    def apply(self, entry: trio_raft.Committed[Put]) -> int:
+        put = entry.command
+        _, applied_before = self.entries.get(put.key, ("", ()))
+        self.entries[put.key] = (put.value, (*applied_before, entry.index))
+        return entry.index
+
+
+KeyValueNode = trio_raft.Node[Put, int]
+
+
+async def serve(config: trio_raft.Config) -> None:
+    """Run the node until standard input ends."""
+    # Duplicates: the streams close what they own, and the interpreter wants its own descriptors until the
+    # end.
+    requests = trio.lowlevel.FdStream(os.dup(sys.stdin.fileno()))
+    sender = MessageSender(trio.lowlevel.FdStream(os.dup(sys.stdout.fileno())))
+    async with trio_raft.open_node(config, KeyValue()) as node:
+        try:
+            async with trio.open_nursery() as nursery:
+                await sender.send({"ready": True})
+                nursery.start_soon(report_status, node, sender)
+                nursery.start_soon(report_events, node, sender)
+                async for request in each_message(requests):
+                    nursery.start_soon(answer, node, request, sender)
+                nursery.cancel_scope.cancel()
+        except* trio.BrokenResourceError:
+            pass  # the controller is gone; its end of standard input says the same
+
+
+async def answer(node: KeyValueNode, request: Message, sender: MessageSender) -> None:
+    """Answer one request; what the library raises becomes part of the answer."""
+    try:
+        match request["do"]:
+            case "write":
+                reply = await write(node, request["key"], request["value"])
+            case "barrier":
+                await node.barrier()
+                reply = {"applied": node.last_applied}
+            case "wait_applied":
+                await node.wait_applied(request["index"])
+                reply = {"applied": node.last_applied}
+            case "dump":
+                reply = await dump(node, request["id"], sender)
+            case unknown:
+                reply = {"error": f"{unknown!r} is nothing that a node does"}
+    except (trio_raft.RaftError, trio.ClosedResourceError) as error:
+        reply = {"error": str(error)}
+    await sender.send({"id": request["id"], **reply})
+
+
+async def write(node: KeyValueNode, key: str, value: str) -> Message:
+    """Propose, and say what came of it: acknowledged, known not committed, or nobody knows."""
+    try:
+        index = await node.propose(Put(key=key, value=value))
+    except (
+        trio_raft.NotLeader,
+        trio_raft.NoLeader,
+        trio_raft.ProposalDropped,
+        trio_raft.StorageFull,
+    ) as error:
+        return {"outcome": "refused", "why": str(error)}
+    except (trio_raft.LeadershipLost, trio.ClosedResourceError) as error:
+        return {"outcome": "unknown", "why": str(error)}
+    return {"outcome": "acknowledged", "index": index}
+
+
+async def dump(node: KeyValueNode, request_id: int, sender: MessageSender) -> Message:
+    """Send everything that the machine holds at this instant, in parts; the result closes the dump."""
+    applied, entries = await node.read(
+        lambda machine: (node.last_applied, list(machine.entries.items())), consistency="stale"
+    )
+    for start in range(0, len(entries), DUMP_PART_KEYS):
+        part = [(key, *held) for key, held in entries[start : start + DUMP_PART_KEYS]]
+        await sender.send({"id": request_id, "part": part})
+    return {"applied": applied}
+
+
+async def report_status(node: KeyValueNode, sender: MessageSender) -> None:
+    """Send the node's status at every change of role or leader, and now and then."""
+    while True:
+        seen = (node.role, node.term, node.leader)
+        await sender.send({"status": status(node)})
+        with trio.move_on_after(STATUS_INTERVAL):
+            await node.wait_for(lambda node, seen=seen: (node.role, node.term, node.leader) != seen)
+
+
+def status(node: KeyValueNode) -> Message:
+    """What the controller shows and acts on."""
+    statistics = node.statistics()
+    return {
+        "role": statistics.role,
+        "term": statistics.term,
+        "leader": statistics.leader,
+        "commit_index": statistics.commit_index,
+        "last_applied": statistics.last_applied,
+        "why_no_leader": statistics.why_no_leader,
+        "lags": {peer: statistics.last_index - found.match_index for peer, found in statistics.peers.items()},
+        "contact_ages": {peer: found.last_contact_age for peer, found in statistics.peers.items()},
+    }
+
+
+async def report_events(node: KeyValueNode, sender: MessageSender) -> None:
+    """Pass on what a person should see; roles and leaders the controller reads from the status."""
+    with node.events() as events:
+        async for event in events:
+            if not isinstance(event, trio_raft.RoleChanged | trio_raft.LeaderChanged):
+                await sender.send({"event": str(event)})
+
+
+def main() -> None:
+    """Read the arguments and run the node; an error at start ends with one line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("node_id")
+    parser.add_argument("members", nargs="+", metavar="ID=HOST:PORT", help="every member, this one included")
+    parser.add_argument("--directory", type=Path, required=True, help="where this node keeps its log")
+    parser.add_argument("--heartbeat-timeout", type=float, required=True, metavar="SECONDS")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    try:
+        config = trio_raft.Config(
+            node_id=arguments.node_id,
+            cluster_id="example-cluster",
+            members=dict(member.split("=", 1) for member in arguments.members),
+            data_directory=arguments.directory,
+            timeouts=trio_raft.Timeouts(
+                heartbeat_timeout=arguments.heartbeat_timeout,
+                election_timeout=arguments.heartbeat_timeout,
+                leader_lease_timeout=arguments.heartbeat_timeout / 2,
+            ),
+        )
+        trio.run(serve, config)
+    except (trio_raft.RaftError, OSError) as error:
+        sys.exit(f"{arguments.node_id}: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""A counter that three processes agree on: the smallest whole program.
+
+Run it in three terminals::
+
+    python examples/counter.py n1
+    python examples/counter.py n2
+    python examples/counter.py n3
+
+Whichever node leads adds one every second; all of them print what they see. End one with Ctrl-C, even the
+leader: the other two go on. Start it again: it returns with what it had, and catches up. Nothing that was
+printed as added is ever lost, since ``propose`` returns only once a majority has the command on disk.
+"""
+
+import argparse
+import signal
+import tempfile
+from pathlib import Path
+
+import attrs
+import trio
+
+import trio_raft
+
+MEMBERS = {"n1": "127.0.0.1:7101", "n2": "127.0.0.1:7102", "n3": "127.0.0.1:7103"}
+
+
+@attrs.frozen
+class Add:
+    """The one command: it is what the log holds."""
+
+    amount: int
+
+
+class Counter(trio_raft.StateMachine[Add, int]):
+    """Every node applies the same commands in the same order, so every node counts the same."""
+
+    def __init__(self) -> None:
+        self.value = 0
+
+    def apply(self, entry: trio_raft.Committed[Add]) -> int:
+        self.value += entry.command.amount
+        return self.value
+
+
+async def count(node_id: str, directory: Path) -> None:
+    """Run one node until it is cancelled; add one a second whenever it leads."""
+    config = trio_raft.Config(node_id=node_id, cluster_id="counter", members=MEMBERS, data_directory=directory)
+    async with trio_raft.open_node(config, Counter()) as node:
+        while True:
+            leader = await node.wait_leader()
+            try:
+                total = await node.propose(Add(1))
+                print(f"{node_id} leads term {node.term} and added 1: the counter is {total}", flush=True)
+            except trio_raft.NotLeader:
+                seen = await node.read(lambda counter: counter.value, consistency="stale")
+                print(f"{node_id} follows {leader}: the counter is {seen} here", flush=True)
+            except trio_raft.RaftError as error:
+                print(f"{node_id}: {error}", flush=True)
+            await trio.sleep(1)
+
+
+async def main() -> None:
+    """Read the arguments, run the node, end on Ctrl-C."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("node_id", metavar="NODE", choices=MEMBERS, help=f"one of {', '.join(MEMBERS)}")
+    parser.add_argument(
+        "--directory",
+        type=Path,
+        default=Path(tempfile.gettempdir()) / "trio_raft-counter",
+        help="where the nodes keep their logs (default: %(default)s); remove it to count from 0 again",
+    )
+    arguments = parser.parse_args()
+    arguments.directory.mkdir(parents=True, exist_ok=True)
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(count, arguments.node_id, arguments.directory / arguments.node_id)
+            await anext(signals)
+            nursery.cancel_scope.cancel()
+
+
+if __name__ == "__main__":
+    trio.run(main)
