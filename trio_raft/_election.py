@@ -50,7 +50,7 @@ async def campaign(server: Server) -> None:
         await _Round(server, pre_vote=True).run()
     else:
         # A term is tried once: when this round fails, the next one starts with a pre-vote again.
-        server.candidacy_term = Term(0)
+        server.candidacy_term = None
         await server.journal.wait_durable(server.vote_position)
         await _Round(server, pre_vote=False).run()
 
@@ -128,8 +128,8 @@ class _Round:
             return False
         supporters = ", ".join(sorted(self._tally.votes))
         if self._pre_vote:
-            server.candidacy_term = Term(self._term + 1)
-            server.transition(server.candidacy_term, Role.CANDIDATE, f"{supporters} would vote for it")
+            server.candidacy_term = next_term = Term(self._term + 1)
+            server.transition(next_term, Role.CANDIDATE, f"{supporters} would vote for it")
         else:
             server.transition(state.current_term, Role.LEADER, f"elected by {supporters}")
         return True

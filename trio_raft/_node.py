@@ -419,7 +419,7 @@ class Node(Generic[CommandT, ResultT]):
                     nursery.start_soon(applier.run, name="apply")
                     nursery.start_soon(server.journal.upkeep, name="upkeep")
                     nursery.start_soon(server.journal.watch, name="disk watch")
-                    nursery.start_soon(trio.serve_listeners, service.serve, listeners, name="peers")
+                    nursery.start_soon(trio.serve_listeners, service.serve, list(listeners), name="peers")
                     await self._run_roles()
         except* trio.Cancelled:
             raise

@@ -87,6 +87,9 @@ class _Replication:
             await self._clock.sleep(pause)
             pause = min(2 * pause, self._timeouts.retry_backoff_cap)
 
+    def _unanswered(self, seconds: float) -> ChannelBroken:
+        return ChannelBroken(self._follower.id, f"no answer within {seconds} s")
+
     # ------------------------------------------------------------------------------------ replicate
 
     async def replicate(self) -> None:
@@ -122,7 +125,7 @@ class _Replication:
             with self._clock.move_on_after(self._timeouts.request_timeout) as scope:
                 reply = await channel.request(request)
             if scope.cancelled_caught:
-                raise ChannelBroken(f"no answer within {self._timeouts.request_timeout} s")
+                raise self._unanswered(self._timeouts.request_timeout)
             if not self._leads():
                 return False
             outcome = self._digest(reply, request, sent_at)
@@ -195,7 +198,7 @@ class _Replication:
                 await self._decode(channel)
                 nursery.cancel_scope.cancel()
         if self._reply_scope.cancelled_caught:
-            raise ChannelBroken(f"no answer within {self._timeouts.request_timeout} s")
+            raise self._unanswered(self._timeouts.request_timeout)
 
     async def _send(self, channel: Channel, nursery: trio.Nursery) -> None:
         while await self._wait_for_work():
@@ -322,7 +325,7 @@ class _Replication:
         with self._clock.move_on_after(self._timeouts.heartbeat_timeout / 2) as scope:
             reply = await channel.request(request)
         if scope.cancelled_caught:
-            raise ChannelBroken(f"no answer to a heartbeat within {self._timeouts.heartbeat_timeout / 2} s")
+            raise self._unanswered(self._timeouts.heartbeat_timeout / 2)
         if not isinstance(reply, HeartbeatReply):
             raise ProtocolError(channel.peer, f"answered a Heartbeat with {type(reply).__name__}")
         if not self._leads():

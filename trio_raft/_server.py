@@ -109,7 +109,7 @@ class Server:
         """May this server vote and acknowledge?  Not before the first configuration is settled."""
         self.vote_position = 0
         """Journal position of the (term, vote) in force."""
-        self.candidacy_term = Term(0)
+        self.candidacy_term: Term | None = None
         """The term for which a pre-vote quorum was found: only then does ``campaign`` ask for real votes."""
         self.campaign_report = ""
         """For a person: how the last campaign went."""
