@@ -1,0 +1,90 @@
+"""Opening a directory: locking it, beginning a new log, or making good what a crash left.
+
+``recovery`` has judged everything before a byte is changed here.  Each step leaves the directory such that opening it
+again comes to the same result, so a crash in the middle is no different from one before.
+
+House rule: whatever was found to be there is durable when this module is done.
+"""
+
+import contextlib
+from pathlib import Path
+
+from trio_raft._errors import DirectoryInUse, StorageFull
+from trio_raft._storage.custody import Custody, is_lingering
+from trio_raft._storage.files import Files, LockHeld, directory_errors, storage_errors
+from trio_raft._storage.format import Description, encode_description
+from trio_raft._storage.recovery import Found
+from trio_raft._storage.segments import (
+    Segment,
+    Upkeep,
+    as_segment,
+    discard_segments,
+    next_slice,
+    run_slice,
+    segment_path,
+    write_zeros,
+)
+
+_LOCK_NAME = "lock"
+
+
+def lock_directory(files: Files, custody: Custody, directory: Path) -> None:
+    """Create the directory if need be, and make it ours.
+
+    Raises DirectoryInUse, ConfigurationError, StorageError, StorageFull.
+    """
+    with directory_errors(directory):
+        files.make_directory(directory)
+        try:
+            custody.take(files.lock(directory / _LOCK_NAME))
+        except LockHeld as error:
+            lingering = "a write of the previous node has not returned"
+            raise DirectoryInUse(directory, lingering if is_lingering(directory) else error.holder) from None
+
+
+def repair(files: Files, custody: Custody, directory: Path, found: Found) -> Segment | None:
+    """Discard what was never used, cut what was torn, and go on in the active segment, if there is one.
+
+    Raises StorageError.
+    """
+    with storage_errors(directory, "discarding unused segments"):
+        discard_segments(files, directory, found.unused)
+    if found.active is None:
+        return None
+    number, length = found.active.segment_number, found.active.segment_bytes
+    path = segment_path(directory, number)
+    with storage_errors(path, "repairing"):
+        descriptor = custody.take(files.open(path, write=True))
+        if found.torn and found.torn.number == number:
+            write_zeros(files, descriptor, start=found.end, end=length)
+        # What was read may not be on disk: the process may have died before its sync, or the sync may have failed,
+        # after which the system believes the pages clean.  Only writing them again makes the next sync count.
+        files.write(descriptor, found.last_batch, offset=found.end - len(found.last_batch))
+        files.sync(descriptor)
+        files.sync_directory(directory)
+    return Segment(number, path, descriptor, length)
+
+
+def begin(files: Files, custody: Custody, directory: Path, description: Description) -> tuple[Segment, int]:
+    """A new log: its first segment, active, and where its first batch goes.
+
+    Raises StorageFull, after which nothing is left behind, and StorageError.
+    """
+    number, length = description.segment_number, description.segment_bytes
+    path = segment_path(directory, number)
+    step: Upkeep | None
+    step = done = Upkeep(path, number, length, descriptor=None)
+    try:
+        while step is not None:
+            run_slice(step, files, custody)
+            done, step = step, next_slice(step)
+    except StorageFull:
+        with contextlib.suppress(OSError):
+            files.remove(path)
+        raise
+    segment = as_segment(done)
+    batch = encode_description(description, number=1)
+    with storage_errors(path, "beginning"):
+        files.write(segment.descriptor, batch, offset=0)
+        files.sync(segment.descriptor)
+    return segment, len(batch)

@@ -1,0 +1,116 @@
+"""Segments as files: their names, and how one is made ready before anybody needs it.
+
+A segment is prepared off the writer's path: created, its name made durable, then filled with zeros in slices, each
+synced before the next.  Blocks that were written before make a later sync cheap, since only data changes, never the
+file's length or layout; and a full disk is noticed here, where it is no failure yet.  Slices are small, so that the
+writer's sync never queues behind a large one.
+
+House rule: one segment is prepared completely before the next is created.  So only the newest file of all may be
+short, and recovery can tell a shortened one.
+"""
+
+import contextlib
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import attrs
+
+from trio_raft._storage.custody import Custody
+from trio_raft._storage.files import Files, storage_errors
+
+SLICE_BYTES = 1 << 20
+"""Zeros written and synced at a time."""
+
+SEGMENTS_READY = 2
+"""Prepared segments that upkeep keeps ahead of the writer."""
+
+_ZEROS = bytes(SLICE_BYTES)
+_NAME = re.compile(r"log-([0-9]{16})\.segment")
+
+
+def segment_path(directory: Path, number: int) -> Path:
+    """The file of a segment; sorted by name they are sorted by number."""
+    return directory / f"log-{number:016d}.segment"
+
+
+def segment_numbers(files: Files, directory: Path) -> list[int]:
+    """The segments in a directory, ascending; files with other names are none of our business."""
+    matches = map(_NAME.fullmatch, files.list_directory(directory))
+    return sorted(int(match[1]) for match in matches if match)
+
+
+@attrs.frozen
+class Segment:
+    """A segment that is full of zeros, or that is being written."""
+
+    number: int
+    path: Path
+    descriptor: int
+    length: int
+    """Bytes of the file."""
+
+
+@attrs.define
+class Upkeep:
+    """One slice of the work on a segment that will be needed."""
+
+    path: Path
+    number: int
+    length: int
+    descriptor: int | None
+    """None: the slice is to create the file, and puts its descriptor here."""
+    offset: int = 0
+    size: int = 0
+    """Bytes of zeros to write at ``offset``."""
+
+
+def run_slice(upkeep: Upkeep, files: Files, custody: Custody) -> None:
+    """Do one slice.  Raises StorageFull, after which the same slice may be done again, or StorageError."""
+    with storage_errors(upkeep.path, "preparing", needed=upkeep.length - upkeep.offset):
+        if upkeep.descriptor is None:
+            upkeep.descriptor = _create(upkeep.path, files, custody)
+        else:
+            files.write(upkeep.descriptor, _ZEROS[: upkeep.size], offset=upkeep.offset)
+            files.sync(upkeep.descriptor)
+
+
+def next_slice(upkeep: Upkeep) -> Upkeep | None:
+    """The slice after this one, or None: the segment is ready."""
+    offset = upkeep.offset + upkeep.size
+    if offset == upkeep.length:
+        return None
+    size = min(SLICE_BYTES, upkeep.length - offset)
+    return attrs.evolve(upkeep, offset=offset, size=size)
+
+
+def as_segment(upkeep: Upkeep) -> Segment:
+    """The segment whose last slice this was."""
+    if upkeep.descriptor is None or upkeep.offset + upkeep.size != upkeep.length:
+        raise AssertionError(f"{upkeep.path} is not prepared completely")
+    return Segment(upkeep.number, upkeep.path, upkeep.descriptor, upkeep.length)
+
+
+def _create(path: Path, files: Files, custody: Custody) -> int:
+    descriptor = custody.take(files.create(path))
+    try:
+        files.sync_directory(path.parent)
+    except OSError:
+        custody.give_up(descriptor)
+        with contextlib.suppress(OSError):
+            files.remove(path)
+        raise
+    return descriptor
+
+
+def write_zeros(files: Files, descriptor: int, *, start: int, end: int) -> None:
+    """Overwrite a range; the caller syncs."""
+    for offset in range(start, end, SLICE_BYTES):
+        files.write(descriptor, _ZEROS[: end - offset], offset=offset)
+
+
+def discard_segments(files: Files, directory: Path, numbers: Iterable[int]) -> None:
+    """Remove segments that hold nothing, the newest first, so that no crash leaves a gap in the numbers."""
+    for number in sorted(numbers, reverse=True):
+        files.remove(segment_path(directory, number))
+        files.sync_directory(directory)
