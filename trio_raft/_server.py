@@ -219,7 +219,8 @@ class Server:
             raise trio.WouldBlock
         entry = self._append(EntryKind.COMMAND, data)
         self.pending_bytes += len(entry.record)
-        ticket = self.tickets[entry.index] = Ticket[object](entry.index, entry.term)
+        ticket: Ticket[object] = Ticket(entry.index, entry.term)
+        self.tickets[entry.index] = ticket
         return ticket
 
 
