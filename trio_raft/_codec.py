@@ -2,7 +2,8 @@
 
 A frame is a fixed header, a header and a body.  The fixed header, 32 bytes, little-endian::
 
-    magic 4 · version u8 · type u8 · flags u16 · group u32 · request id u64 · header length u32 · body length u32 · crc32 u32
+    magic 4 bytes · version u8 · type u8 · flags u16 · group u32 · request id u64 · header length u32
+    body length u32 · crc32 u32
 
 The checksum covers the 28 bytes before it and the header.  Flags and group are reserved: zero, and anything else is
 refused.  The header is a msgpack map of the message's fields by name.  The body is empty, except that the entries of
@@ -212,9 +213,7 @@ _CONVERTER.register_unstructure_hook(
 )
 _CONVERTER.register_structure_hook(
     AppendEntries,
-    make_dict_structure_fn(
-        AppendEntries, _CONVERTER, entries=override(struct_hook=lambda entries, _: entries)
-    ),
+    make_dict_structure_fn(AppendEntries, _CONVERTER, entries=override(struct_hook=lambda entries, _: entries)),
 )
 
 

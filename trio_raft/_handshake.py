@@ -104,9 +104,7 @@ class Handshake:
         if not LOWEST_VERSION <= reply.version <= PROTOCOL_VERSION:
             raise ProtocolError(receiver, f"it chose protocol version {reply.version}, which was not offered")
         if reply.sender != receiver:
-            raise HandshakeRefused(
-                receiver, f"{receiver} was dialled, {reply.sender} answered", code="receiver"
-            )
+            raise HandshakeRefused(receiver, f"{receiver} was dialled, {reply.sender} answered", code="receiver")
         for objection in (
             self._incarnation_objection(reply.sender, reply.incarnation),
             self._limits_objection(reply.sender, takes=reply.max_frame_body, sends=0),

@@ -12,7 +12,7 @@ import math
 import reprlib
 import types
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, TypeVar, cast, get_args, get_origin
 
 import attrs
 import cattrs
@@ -104,10 +104,10 @@ def _is_enum(kind: Any) -> bool:
 
 def _enum(kind: type[EnumT]) -> Structure:
     # Keyed by type too: True and 1.0 are equal to 1, but they are not the number of a member.
-    members = {(type(member.value), member.value): member for member in kind}
+    members: dict[tuple[Any, Any], EnumT] = {(type(member.value), member.value): member for member in kind}
 
     def hook(value: Any, _: Any) -> EnumT:
-        member = members.get((type(value), value))
+        member = members.get((cast("Any", type(value)), value))
         if member is None:
             raise ValueError(f"{reprlib.repr(value)} is not a value of {kind.__name__}")
         return member
@@ -150,9 +150,7 @@ def _frozenset_factory(kind: Any, converter: cattrs.Converter) -> Structure:
     return _sequence_factory(frozenset, get_args(kind)[0], converter)
 
 
-def _sequence_factory(
-    build: Callable[[list[Any]], Any], item_kind: Any, converter: cattrs.Converter
-) -> Structure:
+def _sequence_factory(build: Callable[[list[Any]], Any], item_kind: Any, converter: cattrs.Converter) -> Structure:
     structure_item = converter.get_structure_hook(item_kind)
 
     def hook(value: Any, _: Any) -> Any:
@@ -173,8 +171,6 @@ def _mapping_factory(kind: Any, converter: cattrs.Converter) -> Structure:
 
     def hook(value: Any, _: Any) -> Any:
         require(value, dict)
-        return {
-            structure_key(key, key_kind): structure_value(item, value_kind) for key, item in value.items()
-        }
+        return {structure_key(key, key_kind): structure_value(item, value_kind) for key, item in value.items()}
 
     return hook

@@ -13,6 +13,7 @@ does wrong is ChannelBroken, what the peer does wrong is ProtocolError.
 """
 
 from collections import deque
+from contextlib import suppress
 from typing import NoReturn
 
 import trio
@@ -44,9 +45,7 @@ class Channel:
     call raises ChannelBroken.
     """
 
-    def __init__(
-        self, stream: trio.abc.Stream, *, peer: str, environment: Environment, timeouts: Timeouts
-    ) -> None:
+    def __init__(self, stream: trio.abc.Stream, *, peer: str, environment: Environment, timeouts: Timeouts) -> None:
         self.peer = ServerId(peer)
         """Until the handshake is done, an address."""
         self.peer_incarnation = Incarnation("")
@@ -148,6 +147,31 @@ class Channel:
         """
         await self._kill("it was dropped")
 
+    def admit(
+        self,
+        *,
+        peer: ServerId,
+        incarnation: Incarnation,
+        boot_id: str,
+        purpose: Purpose,
+        takes: int,
+        accepts: int,
+        answers_unknown: bool,
+    ) -> None:
+        """The handshake is done, say ``dial`` and ``accept``: the peer has a name, and bodies may come.
+
+        ``takes`` and ``accepts`` are bytes: the largest body that the peer and this side let through.  An unknown
+        type is answered where requests arrive; on a connection that this side dialled it is a broken reply.
+        """
+        self.peer = peer
+        self.peer_incarnation = incarnation
+        self.peer_boot_id = boot_id
+        self.purpose = purpose
+        self.max_frame_body = takes
+        self._decoder.peer = peer
+        self._decoder.max_body = accepts
+        self._answers_unknown = answers_unknown
+
     def _check_alive(self) -> None:
         if self._dead:
             raise ChannelBroken(self.peer, self._dead)
@@ -177,12 +201,7 @@ class Channel:
             await self._kill("the peer sent an unknown message type")
             raise ProtocolError(self.peer, f"it sent a message of unknown type {unknown[0].message_type}")
         await self.send_frames(
-            b"".join(
-                [
-                    encode_frame(Unsupported(frame.message_type), request_id=frame.request_id)
-                    for frame in unknown
-                ]
-            )
+            b"".join([encode_frame(Unsupported(frame.message_type), request_id=frame.request_id) for frame in unknown])
         )
 
     async def _receive_some(self) -> bytes | bytearray:
@@ -223,22 +242,8 @@ class Channel:
     async def _kill(self, reason: str) -> None:
         self._dead = self._dead or reason
         self._received.clear()
-        try:
+        with suppress(*_CONNECTION_ERRORS):  # It is gone either way.
             await trio.aclose_forcefully(self._stream)
-        except _CONNECTION_ERRORS:
-            pass  # It is gone either way.
-
-    def _admit(
-        self, *, peer: ServerId, incarnation: Incarnation, boot_id: str, purpose: Purpose, takes: int, accepts: int
-    ) -> None:
-        """The handshake is done: the peer has a name, and bodies may come."""
-        self.peer = peer
-        self.peer_incarnation = incarnation
-        self.peer_boot_id = boot_id
-        self.purpose = purpose
-        self.max_frame_body = takes
-        self._decoder.peer = peer
-        self._decoder.max_body = accepts
 
 
 async def dial(
@@ -274,13 +279,14 @@ async def dial(
         except BaseException:
             await channel.drop()
             raise
-        channel._admit(
+        channel.admit(
             peer=receiver,
             incarnation=reply.incarnation,
             boot_id=reply.boot_id,
             purpose=purpose,
             takes=reply.max_frame_body,
             accepts=hello.max_frame_body,
+            answers_unknown=False,
         )
         return channel
     raise ChannelBroken(peer, f"{doing} took longer than {timeouts.dial_timeout} s")
@@ -309,15 +315,15 @@ async def accept(
         except BaseException:
             await channel.drop()
             raise
-        channel._admit(
+        channel.admit(
             peer=hello.sender,
             incarnation=hello.incarnation,
             boot_id=hello.boot_id,
             purpose=Purpose(hello.purpose),
             takes=hello.max_frame_body,
             accepts=reply.max_frame_body,
+            answers_unknown=True,
         )
-        channel._answers_unknown = True
         return channel
     raise ChannelBroken(peer, f"it did not complete the handshake within {timeouts.dial_timeout} s")
 

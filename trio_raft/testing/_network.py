@@ -14,9 +14,11 @@ House rule: the same calls in the same order give the same run: lists in order o
 
 import errno
 import math
+import operator
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import attrs
 import trio
@@ -88,7 +90,7 @@ class MemoryNetwork:
         """Whether what ``source`` sends is kept from ``target``."""
         return (source, target) in self._cuts
 
-    async def _dial(self, source: str, address: str) -> trio.abc.Stream:
+    async def dial(self, source: str, address: str) -> trio.abc.Stream:
         """A round trip, then a connection; hangs while either direction is cut, as TCP does."""
         await trio.lowlevel.checkpoint()
         while True:
@@ -111,17 +113,16 @@ class MemoryNetwork:
         self._pipes.append(pipe)
         return pipe
 
-    def _listen(self, node_id: str, address: str) -> "MemoryListener":
+    def listen(self, node_id: str, address: str) -> "MemoryListener":
+        """Listen as ``node_id``.  Raises OSError if the address is taken."""
         if address in self._listeners:
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), address)
-        listener = self._listeners[address] = MemoryListener(self, node_id, address)
+        listener = self._listeners[address] = MemoryListener(node_id, forget=partial(self._listeners.pop, address))
         self._owners[address] = node_id
         return listener
 
-    def _forget_listener(self, address: str) -> None:
-        del self._listeners[address]
-
-    def _forget_pipe(self, pipe: "_Pipe") -> None:
+    def forget(self, pipe: "_Pipe") -> None:
+        """That direction of a connection is over.  Idempotent."""
         if pipe in self._pipes:
             self._pipes.remove(pipe)
 
@@ -132,20 +133,19 @@ class _MemoryTransport(Transport):
     node_id: str
 
     async def dial(self, address: str) -> trio.abc.Stream:
-        return await self.network._dial(self.node_id, address)
+        return await self.network.dial(self.node_id, address)
 
     async def listen(self, address: str) -> Sequence[trio.abc.Listener[trio.abc.Stream]]:
         await trio.lowlevel.checkpoint()
-        return [self.network._listen(self.node_id, address)]
+        return [self.network.listen(self.node_id, address)]
 
 
 class MemoryListener(trio.abc.Listener[trio.abc.Stream]):
     """Connections that were dialled and not yet accepted, oldest first."""
 
-    def __init__(self, network: MemoryNetwork, node_id: str, address: str) -> None:
+    def __init__(self, node_id: str, *, forget: Callable[[], object]) -> None:
         self.node_id = node_id
-        self._network = network
-        self._address = address
+        self._forget = forget
         self._waiting: deque[MemoryStream] = deque()
         self._lot = trio.lowlevel.ParkingLot()
         self._closed = False
@@ -172,7 +172,7 @@ class MemoryListener(trio.abc.Listener[trio.abc.Stream]):
         """Stop listening; connections not yet accepted are reset."""
         if not self._closed:
             self._closed = True
-            self._network._forget_listener(self._address)
+            self._forget()
             for stream in self._waiting:
                 stream.break_now()
             self._waiting.clear()
@@ -248,14 +248,14 @@ class _Pipe:
     def close_receiver(self) -> None:
         """Nobody will receive any more; the sender learns it when it sends, unless a cut stands between."""
         self._receiver_closed = True
-        self._network._forget_pipe(self)
+        self._network.forget(self)
         self._changed.unpark_all()
 
     def break_now(self) -> None:
         """Both ends fail from now on."""
         self._broken = True
         self._pieces.clear()
-        self._network._forget_pipe(self)
+        self._network.forget(self)
         self._changed.unpark_all()
 
     def resend(self) -> None:
@@ -349,9 +349,10 @@ class MemoryStream(trio.abc.Stream):
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """What has arrived; empty when the other end has closed."""
-        if max_bytes is not None and max_bytes < 1:
-            raise ValueError("max_bytes must be at least 1")
-        return await self._incoming.receive(max_bytes or BUFFER_BYTES)
+        most = BUFFER_BYTES if max_bytes is None else operator.index(max_bytes)
+        if most < 1:
+            raise ValueError(f"max_bytes must be at least 1, not {most}")
+        return await self._incoming.receive(most)
 
     async def aclose(self) -> None:
         """The peer receives what was sent, then the end; what was not yet received here is lost."""
