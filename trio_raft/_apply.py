@@ -11,10 +11,10 @@ from typing import Any, Generic, TypeVar, get_args, get_origin
 import trio
 
 from trio_raft._environment import Lane
-from trio_raft._errors import ConfigurationError, RaftInternalError, Rejected, StateMachineError
+from trio_raft._errors import ConfigurationError, RaftInternalError, Rejected, StateMachineError, error_text
 from trio_raft._events import LoopBlocked
 from trio_raft._records import Entry, EntryKind, LogIndex
-from trio_raft._server import Server, error_text
+from trio_raft._server import Server
 from trio_raft._tickets import Ticket
 from trio_raft._values import ValueCodec
 from trio_raft.abc import Committed, StateMachine
@@ -29,9 +29,7 @@ TURN_SECONDS = 0.005
 class Applier(Generic[CommandT, ResultT]):
     """The one task that touches the state machine."""
 
-    def __init__(
-        self, server: Server, machine: StateMachine[CommandT, ResultT], codec: ValueCodec[CommandT]
-    ) -> None:
+    def __init__(self, server: Server, machine: StateMachine[CommandT, ResultT], codec: ValueCodec[CommandT]) -> None:
         self._server = server
         self._machine = machine
         self._decode = codec.decode

@@ -8,11 +8,11 @@ answering (``FirstStart.answer``), so that one that was late adopts what the oth
 import trio
 
 from trio_raft._environment import draw_interval
-from trio_raft._errors import ProtocolError
+from trio_raft._errors import ProtocolError, error_text
 from trio_raft._events import BootstrapWaiting
 from trio_raft._messages import BootstrapReply, Purpose, ServerId
 from trio_raft._peers import dial_peer
-from trio_raft._server import Server, error_text
+from trio_raft._server import Server
 from trio_raft._transport import Channel, ChannelBroken
 
 
@@ -61,9 +61,7 @@ async def _exchange_on(server: Server, channel: Channel) -> None:
         if not isinstance(reply, BootstrapReply):
             raise ProtocolError(channel.peer, f"answered a BootstrapStatement with {type(reply).__name__}")
         server.first_start.problems.pop(channel.peer, None)
-        first_start.learn(
-            channel.peer, channel.peer_incarnation, stated=reply.incarnations, stated_done=reply.done
-        )
+        first_start.learn(channel.peer, channel.peer_incarnation, stated=reply.incarnations, stated_done=reply.done)
         interval = draw_interval(server.environment, server.config.timeouts.heartbeat_interval)
         with server.environment.clock.move_on_after(interval):
             await server.first_start.lot.park()

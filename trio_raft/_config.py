@@ -76,9 +76,7 @@ class Timeouts:
     def __attrs_post_init__(self) -> None:
         for name, value in attrs.asdict(self).items():
             if not 0 < value < float("inf"):
-                raise ConfigurationError(
-                    f"timeouts.{name}", f"must be a positive number of seconds, not {value!r}"
-                )
+                raise ConfigurationError(f"timeouts.{name}", f"must be a positive number of seconds, not {value!r}")
         for smaller, larger in (
             ("leader_lease_timeout", "heartbeat_timeout"),
             ("heartbeat_timeout", "election_timeout"),
@@ -174,6 +172,10 @@ class Limits:
         return self.journal_batch_bytes + self.max_frame_body
 
 
+def _by_server_id(members: Mapping[str, str]) -> Mapping[ServerId, str]:
+    return {ServerId(member): address for member, address in members.items()}
+
+
 @attrs.frozen(kw_only=True)
 class Config:
     """One node of a cluster.
@@ -186,7 +188,7 @@ class Config:
     node_id: ServerId = attrs.field(converter=ServerId)
     cluster_id: str
     """Servers of different clusters refuse each other."""
-    members: Mapping[ServerId, str]
+    members: Mapping[ServerId, str] = attrs.field(converter=_by_server_id)
     """Id → ``host:port``, as the peers dial it."""
     data_directory: Path = attrs.field(converter=Path)
     """Created if missing; its parent must exist."""

@@ -15,14 +15,14 @@ but a task that was already woken runs on until its next await.
 import trio
 
 from trio_raft._environment import draw_interval, sleep_until_due
-from trio_raft._errors import ProtocolError
+from trio_raft._errors import ProtocolError, error_text
 from trio_raft._messages import Purpose, RequestVoteReply, ServerId
 from trio_raft._peers import dial_peer
 from trio_raft._records import Term
 from trio_raft._rules import request_vote
 from trio_raft._rules.request_vote import Tally
 from trio_raft._rules.state import Role
-from trio_raft._server import Server, error_text
+from trio_raft._server import Server
 from trio_raft._transport import ChannelBroken
 
 
@@ -63,9 +63,7 @@ class _Round:
         self._pre_vote = pre_vote
         self._term = server.state.current_term
         self._request = request_vote.make(server.state, pre_vote=pre_vote)
-        self._tally = Tally(
-            server.state.configuration, term=self._request.term, pre_vote=pre_vote, own=server.node_id
-        )
+        self._tally = Tally(server.state.configuration, term=self._request.term, pre_vote=pre_vote, own=server.node_id)
         self._unreachable: dict[ServerId, str] = {}
 
     async def run(self) -> None:

@@ -117,9 +117,7 @@ class ThreadLanes:
         self._limiters = {lane: trio.CapacityLimiter(1) for lane in Lane}
 
     async def __call__(self, lane: Lane, function: Callable[[*Ts], T], /, *args: *Ts) -> T:
-        return await trio.to_thread.run_sync(
-            function, *args, abandon_on_cancel=True, limiter=self._limiters[lane]
-        )
+        return await trio.to_thread.run_sync(function, *args, abandon_on_cancel=True, limiter=self._limiters[lane])
 
 
 @attrs.frozen
@@ -137,7 +135,7 @@ def real_environment() -> Environment:
 
 
 def draw_interval(environment: Environment, shortest: float) -> float:
-    """A duration in seconds drawn evenly from [shortest, 2 × shortest), so that nodes do not act in step (paper 5.2)."""
+    """Seconds drawn evenly from [shortest, 2 × shortest), so that nodes do not act in step (paper 5.2)."""
     return shortest * (1.0 + environment.random.random())
 
 

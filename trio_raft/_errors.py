@@ -13,6 +13,9 @@ error of the same meaning (``trio.ClosedResourceError``, ``trio.WouldBlock``) th
 """
 
 from pathlib import Path
+from typing import TypeVar
+
+ErrorT = TypeVar("ErrorT", bound=BaseException)
 
 
 class RaftError(Exception):
@@ -158,11 +161,7 @@ class NotLeader(RaftError):
     """
 
     def __init__(self, node_id: str, leader_id: str | None, leader_address: str | None) -> None:
-        hint = (
-            f"{leader_id} at {leader_address} does: ask there"
-            if leader_id
-            else "no leader is known: wait_leader()"
-        )
+        hint = f"{leader_id} at {leader_address} does: ask there" if leader_id else "no leader is known: wait_leader()"
         super().__init__(f"{node_id} is not the leader; {hint}.")
         self.node_id = node_id
         self.leader_id = leader_id
@@ -182,9 +181,7 @@ class ProposalDropped(RaftError):
     """The command was accepted but never appended: known not committed.  Next step: propose it again."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(
-            f"the command was dropped before it was appended: {reason}. It is safe to propose it again."
-        )
+        super().__init__(f"the command was dropped before it was appended: {reason}. It is safe to propose it again.")
         self.reason = reason
 
 
@@ -238,3 +235,16 @@ class HandshakeRefused(ProtocolError):
 
 class RaftInternalError(RaftError):
     """A bug in this package stopped the node; the original exception is the ``__cause__``.  Please report it."""
+
+
+def error_text(error: BaseException) -> str:
+    """One line for an event: a RaftError speaks for itself, anything else needs its type."""
+    return str(error) if isinstance(error, RaftError) else f"{type(error).__name__}: {error}"
+
+
+def leaves(group: BaseExceptionGroup[ErrorT]) -> list[ErrorT]:
+    """The single exceptions in a group of groups, in order."""
+    found: list[ErrorT] = []
+    for error in group.exceptions:
+        found += leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found

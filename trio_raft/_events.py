@@ -333,9 +333,7 @@ REMEMBERED_REFUSALS = 64
 class EventHub:
     """Where a node's parts publish, and where readers subscribe."""
 
-    def __init__(
-        self, node_id: ServerId, *, stopwatch: Callable[[], float], blocked_threshold: float
-    ) -> None:
+    def __init__(self, node_id: ServerId, *, stopwatch: Callable[[], float], blocked_threshold: float) -> None:
         self._node_id = node_id
         self._stopwatch = stopwatch
         self._blocked_threshold = blocked_threshold

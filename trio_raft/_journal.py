@@ -251,7 +251,10 @@ class Journal:
                 await clock.sleep(patience)
 
     async def upkeep(self) -> None:
-        """Keep room ready ahead of the writer, off its path.  A full disk is reported and tried again, a failure raises."""
+        """Keep room ready ahead of the writer, off its path.
+
+        A full disk is reported and tried again; any other failure raises StorageError.
+        """
         while True:
             work = self._store.plan_upkeep()
             if work is None:

@@ -1,20 +1,22 @@
 """Leading: one nursery holds everything that a leadership does, and ending it ends all of that.
 
-``lead`` opens the nursery: a replication for each follower (``_replication.py``), and two watches that make the leader
-doubt itself: without a round trip with a majority it is cut off (dissertation 6.2), and with heartbeats alone, while the
-log stands still, its heartbeats hide a dead log.
+``lead`` opens the nursery: a replication for each follower (``_replication.py``), and two watches that make the
+leader doubt itself.  Without a round trip with a majority it is cut off (dissertation 6.2); and while the log stands
+still, its heartbeats only hide a dead log.
 
-Beside it, the linearizable read (dissertation 6.4): ``confirm_read_index`` takes no log entry.  The commit index is noted,
-a confirmation round that starts after the read arrived proves that this server still led then, and the answer waits
-until the state machine has come that far.  Concurrent reads share rounds.
+Beside it, the linearizable read (dissertation 6.4): ``confirm_read_index`` takes no log entry.  The commit index is
+noted, a confirmation round that starts after the read arrived proves that this server still led then, and the answer
+waits until the state machine has come that far.  Concurrent reads share rounds.
 """
+
+import math
 
 import trio
 
 from trio_raft._environment import sleep_until_due
+from trio_raft._messages import ServerId
 from trio_raft._records import LogIndex, Term
 from trio_raft._replication import replicate_to
-from trio_raft._rules.state import Role
 from trio_raft._server import Server
 
 
@@ -34,7 +36,7 @@ async def _watch_contact(server: Server, term: Term) -> None:
     while server.leads(term):
         await sleep_until_due(
             server.environment.clock,
-            lambda: server.quorum_contact() + timeouts.leader_lease_timeout,
+            lambda: _quorum_contact(server) + timeouts.leader_lease_timeout,
             interval=timeouts.heartbeat_interval,
         )
         if server.leads(term):
@@ -50,9 +52,30 @@ async def _watch_log(server: Server, term: Term) -> None:
         state = server.state
         if state.commit_index == state.log.last_index:
             idle_until = clock.now()
-        stalled_for = clock.now() - max(idle_until, server.quorum_append_contact())
+        stalled_for = clock.now() - max(idle_until, _quorum_append_contact(server))
         if stalled_for >= patience and server.leads(term):
             server.step_down(f"no majority acknowledged an entry for {stalled_for:.1f} s")
+
+
+def _quorum_contact(server: Server) -> float:
+    """When the leader last had a round trip with a majority, dated by its sending; now if it needs nobody."""
+    return _quorum_time(server, {follower.id: follower.progress.last_contact for follower in server.followers.values()})
+
+
+def _quorum_append_contact(server: Server) -> float:
+    """The same for answered AppendEntries alone."""
+    return _quorum_time(
+        server, {follower.id: follower.progress.last_append_contact for follower in server.followers.values()}
+    )
+
+
+def _quorum_time(server: Server, times: dict[ServerId, float]) -> float:
+    times[server.node_id] = server.environment.clock.now()
+    reached = server.state.configuration.quorum_value(times)
+    return -math.inf if reached is None else reached
+
+
+# ---------------------------------------------------------------------------------------------- reads
 
 
 async def confirm_read_index(server: Server) -> LogIndex:

@@ -8,8 +8,8 @@ House rule: plain data, no behaviour.  Field names are the wire format: a name t
 another meaning, and a new field has a default.
 """
 
-from collections.abc import Mapping
 import enum
+from collections.abc import Mapping
 from typing import NewType, TypeAlias
 
 import attrs

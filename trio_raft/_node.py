@@ -1,61 +1,40 @@
 """A node: one server of a cluster inside a Trio program, with its public calls.
 
-``open_node`` recovers the log, listens, and runs the services in a nursery that the caller never sees:
-
-* the *role loop*, which settles the first configuration and then runs ``follow``, ``campaign`` or ``lead``, whichever the
-  state says; it starts no role before the last one's nursery has ended,
-* the apply task, the connections of peers, and the journal, which ends last.
-
-What leaves an ``open_node`` block: the user's exception as it is; or, if the node itself failed, StorageError,
-LogCorrupt or StateMachineError as itself, any other failure as RaftInternalError, each ``from`` the group in which it was
-found, with the user's exception as its context; KeyboardInterrupt and SystemExit bare.
+``open_node`` recovers the log and listens (``_startup.py``), and runs the services (``_services.py``) in a nursery
+that the caller never sees.  What leaves its block: the user's exception as it is; or, if the node itself failed,
+StorageError, LogCorrupt or StateMachineError as itself, any other failure as RaftInternalError, each ``from`` the
+group in which it was found, with the user's exception as its context; KeyboardInterrupt and SystemExit bare.
 
 House rule: the public calls run in the caller's task.  None holds a reference to a task of the node; they wait for
 state, and closing wakes them all.
 
-Reading order: ``open_node``, ``Node`` (writes, reads, waits), then the services and the way out.
+Reading order: ``open_node``, then ``Node``: looking, writes, reads, waits.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
-from functools import partial
 from typing import Any, Generic, Literal, TypeVar, cast
 
 import trio
 
 from trio_raft._apply import Applier, command_type
-from trio_raft._bootstrap import settle_first_configuration
 from trio_raft._config import Config
-from trio_raft._election import campaign, follow
-from trio_raft._environment import Environment, Lane, real_environment
-from trio_raft._errors import (
-    ConfigurationError,
-    LogCorrupt,
-    NoLeader,
-    RaftError,
-    RaftInternalError,
-    StateMachineError,
-    StorageError,
-)
-from trio_raft._events import EventHub, EventReceiver, LoopBlocked, NodeStopped, TornTailCut
-from trio_raft._first_start import FirstStart
-from trio_raft._handshake import Handshake
-from trio_raft._journal import Journal
-from trio_raft._leadership import confirm_leadership, confirm_read_index, lead
-from trio_raft._messages import Incarnation, ServerId
-from trio_raft._peers import PeerService
+from trio_raft._environment import Environment, real_environment
+from trio_raft._errors import NoLeader
+from trio_raft._events import EventReceiver, LoopBlocked
+from trio_raft._leadership import confirm_leadership, confirm_read_index
+from trio_raft._messages import ServerId
 from trio_raft._records import LogIndex, Term
-from trio_raft._rules.bootstrap import Bootstrap
-from trio_raft._rules.configuration import Configuration
-from trio_raft._rules.log import Log
-from trio_raft._rules.state import Role, State
-from trio_raft._server import Server, error_text, leaves
+from trio_raft._rules.state import Role
+from trio_raft._server import Server
+from trio_raft._services import Services
+from trio_raft._startup import listen, recover
 from trio_raft._statistics import Statistics, take_statistics, why_no_leader
 from trio_raft._storage.wal import FileLogStore
 from trio_raft._tcp import TCPTransport
 from trio_raft._tickets import Ticket
 from trio_raft._values import ValueCodec
-from trio_raft.abc import LogStore, Recovered, StateMachine, StoreIdentity, Transport
+from trio_raft.abc import LogStore, StateMachine, Transport
 
 CommandT = TypeVar("CommandT")
 ResultT = TypeVar("ResultT")
@@ -63,8 +42,6 @@ ValueT = TypeVar("ValueT")
 
 SUBMITS_BETWEEN_YIELDS = 64
 """``submit`` gives the loop its turn at least every so many calls."""
-
-_ROLES = {Role.FOLLOWER: follow, Role.CANDIDATE: campaign, Role.LEADER: lead}
 
 
 @asynccontextmanager
@@ -81,25 +58,26 @@ async def open_node(
     Inside the block the log is recovered and the node listens; there need not be a leader yet (``wait_leader``).
     Leaving the block closes the node, in bounded time, and ends every task.
 
-    Raises at the start, bare, with nothing changed on disk: ConfigurationError, DirectoryInUse, DirectoryMismatch,
-    LogCorrupt, IncompatibleVersion, StorageError, StorageFull, OSError (the address is taken or not ours).  What can leave
-    later is in the head comment of this module.
+    Raises at the start, bare, with nothing changed on disk:  ConfigurationError, DirectoryInUse, DirectoryMismatch,
+    LogCorrupt, IncompatibleVersion, StorageError, StorageFull, OSError (the address is taken or not ours).  What can
+    leave later is in the head comment of this module.
     """
     codec: ValueCodec[CommandT] = ValueCodec(command_type(machine))
     environment = environment or real_environment()
     store = log_store or FileLogStore(config.data_directory, segment_bytes=config.limits.segment_bytes)
     try:
         transport = transport or TCPTransport()
-        server = await _recover(config, store, transport, environment)
-        listeners = await _listen(config, transport)
+        server = await recover(config, store, transport, environment)
+        listeners = await listen(config, transport)
     except BaseException:
         store.close()
         raise
-    node = Node(server, machine, codec)
+    services = Services(server, listeners, apply=Applier(server, machine, codec).run)
+    node = Node(server, services, machine, codec)
     body_error: BaseException | None = None
     async with trio.open_nursery() as hidden:
         body_scope = trio.CancelScope()
-        hidden.start_soon(node._run, listeners, body_scope, name=f"node[{config.node_id}]")
+        hidden.start_soon(services.run, body_scope, name=f"node[{config.node_id}]")
         try:
             with body_scope:
                 yield node
@@ -107,12 +85,12 @@ async def open_node(
             # Kept until every service has ended; Cancelled too, which is raised again below.
             body_error = error
         try:
-            await node.aclose()
+            await services.aclose()
         except trio.Cancelled as error:
             body_error = body_error or error
-    if node._server.crash is not None:
-        node._server.crash.__context__ = body_error
-        raise node._server.crash
+    if server.crash is not None:
+        server.crash.__context__ = body_error
+        raise server.crash
     if body_error is not None:
         raise body_error
 
@@ -130,9 +108,7 @@ async def serve_node(
 
     Returns after ``node.aclose()``; raises what ``open_node`` raises.
     """
-    async with open_node(
-        config, machine, log_store=log_store, transport=transport, environment=environment
-    ) as node:
+    async with open_node(config, machine, log_store=log_store, transport=transport, environment=environment) as node:
         task_status.started(node)
         await node.wait_closed()
 
@@ -141,16 +117,17 @@ class Node(Generic[CommandT, ResultT]):
     """One server of the cluster.  Made by ``open_node`` and ``serve_node``."""
 
     def __init__(
-        self, server: Server, machine: StateMachine[CommandT, ResultT], codec: ValueCodec[CommandT]
+        self,
+        server: Server,
+        services: Services,
+        machine: StateMachine[CommandT, ResultT],
+        codec: ValueCodec[CommandT],
     ) -> None:
         self._server = server
+        self._services = services
         self._clock = server.environment.clock
         self._machine = machine
         self._codec = codec
-        self._services_scope = trio.CancelScope(shield=True)
-        self._work_scope = trio.CancelScope()
-        self._journal_scope = trio.CancelScope()
-        self._ended = trio.Event()
         self._submits = 0
 
     # ------------------------------------------------------------------------------------ looking
@@ -179,7 +156,7 @@ class Node(Generic[CommandT, ResultT]):
     def leader_address(self) -> str | None:
         """Where the leader is reached, if it is known."""
         leader = self._server.state.leader
-        return None if leader is None else self._server.addresses.get(leader)
+        return None if leader is None else self._server.config.members.get(leader)
 
     @property
     def term(self) -> Term:
@@ -213,10 +190,10 @@ class Node(Generic[CommandT, ResultT]):
         """Replicate a command; returns the state machine's result once it is committed, durable on a majority, and
         applied here (paper section 8).
 
-        Raises ``Rejected`` if the machine refused it; NotLeader (ask the leader) and NoLeader (none within two election
-        timeouts), neither queued; LeadershipLost (outcome unknown); StorageFull; ``trio.ClosedResourceError``; TypeError or
-        ValueError, before anything is queued, if the command does not encode or is larger than
-        ``limits.max_command_bytes``.
+        Raises ``Rejected`` if the machine refused it; NotLeader (ask the leader) and NoLeader (none within two
+        election timeouts), neither queued; LeadershipLost (outcome unknown); StorageFull;
+        ``trio.ClosedResourceError``; TypeError or ValueError, before anything is queued, if the command does not
+        encode or is larger than ``limits.max_command_bytes``.
 
         Cancelled: before it is queued, the command is guaranteed absent; after that it may still commit.
         """
@@ -247,9 +224,7 @@ class Node(Generic[CommandT, ResultT]):
         data = self._codec.encode(command)
         limit = self._server.config.limits.max_command_bytes
         if len(data) > limit:
-            raise ValueError(
-                f"the command encodes to {len(data)} bytes, more than limits.max_command_bytes, {limit}"
-            )
+            raise ValueError(f"the command encodes to {len(data)} bytes, more than limits.max_command_bytes, {limit}")
         return data
 
     async def _submit(self, data: bytes) -> Ticket[ResultT]:
@@ -286,12 +261,12 @@ class Node(Generic[CommandT, ResultT]):
     ) -> ValueT:
         """Call ``function(machine)`` and return its value.
 
-        ``linearizable``: the state reflects every write that completed before this call, on this or any other server; it
-        costs one round of heartbeats, shared by concurrent reads, and no log write (dissertation 6.4).  ``stale``: the state
-        as it is here, on any server, at once.
+        ``linearizable``: the state reflects every write that completed before this call, on this or any other server;
+        it costs one round of heartbeats, shared by concurrent reads, and no log write (dissertation 6.4).  ``stale``:
+        the state as it is here, on any server, at once.
 
-        The function runs on the event loop; it must not keep or change the machine's state.  Raises NotLeader, NoLeader,
-        ``trio.ClosedResourceError``, and whatever the function raises.
+        The function runs on the event loop; it must not keep or change the machine's state.  Raises NotLeader,
+        NoLeader, ``trio.ClosedResourceError``, and whatever the function raises.
 
         Cancelled: no effect.
         """
@@ -315,8 +290,8 @@ class Node(Generic[CommandT, ResultT]):
     async def read_index(self) -> LogIndex:
         """An index that reflects every write completed before this call, confirmed by a majority (dissertation 6.4).
 
-        A state that has applied it may answer.  Raises NotLeader, NoLeader, ``trio.ClosedResourceError``.  Cancelled: no
-        effect.
+        A state that has applied it may answer.  Raises NotLeader, NoLeader, ``trio.ClosedResourceError``.  Cancelled:
+        no effect.
         """
         await trio.lowlevel.checkpoint()
         await self._wait_to_lead()
@@ -366,7 +341,7 @@ class Node(Generic[CommandT, ResultT]):
 
     async def wait_closed(self) -> None:
         """Wait until the node has ended, for whatever reason.  Cancelled: no effect."""
-        await self._ended.wait()
+        await self._services.ended.wait()
 
     async def aclose(self) -> None:
         """Close: give up leading, let the write in hand finish within ``close_timeout``, end every task.
@@ -374,191 +349,4 @@ class Node(Generic[CommandT, ResultT]):
         Twice is fine.  Cancelled: everything is ended at once, a hung write's thread excepted; it keeps the data
         directory's lock until it returns.
         """
-        self._server.close(None)
-        self._work_scope.cancel()
-        try:
-            await self._ended.wait()
-        except trio.Cancelled:
-            self._services_scope.cancel()
-            raise
-
-    # ------------------------------------------------------------------------------------ services
-
-    async def _run(self, listeners: Sequence[trio.abc.Listener[Any]], body_scope: trio.CancelScope) -> None:
-        """All services; never raises: what went wrong is in ``server.crash``."""
-        server = self._server
-        failures: list[BaseException] = []
-        try:
-            with self._services_scope:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._run_journal, name="journal")
-                    await self._run_work(listeners, failures)
-        except BaseException as error:
-            failures.append(error)
-        if failures:
-            crash = what_leaves(failures)
-            if isinstance(crash, RaftError):
-                server.events.publish(NodeStopped(crash))
-            server.crash = crash
-            body_scope.cancel()
-        server.close(server.crash)
-        server.store.close()
-        server.events.close()
-        self._ended.set()
-
-    async def _run_work(
-        self, listeners: Sequence[trio.abc.Listener[Any]], failures: list[BaseException]
-    ) -> None:
-        """Everything but the journal.  Its failure is noted, so that the journal can still end in order."""
-        server = self._server
-        service = PeerService(server)
-        applier = Applier(server, self._machine, self._codec)
-        try:
-            with self._work_scope:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(applier.run, name="apply")
-                    nursery.start_soon(server.journal.upkeep, name="upkeep")
-                    nursery.start_soon(server.journal.watch, name="disk watch")
-                    nursery.start_soon(trio.serve_listeners, service.serve, list(listeners), name="peers")
-                    await self._run_roles()
-        except* trio.Cancelled:
-            raise
-        except* BaseException as group:
-            failures.append(group)
-        server.close(what_leaves(failures) if failures else None)
-        server.journal.close()
-        deadline = self._clock.now() + server.config.timeouts.close_timeout
-        self._clock.set_deadline(self._journal_scope, deadline)
-
-    async def _run_journal(self) -> None:
-        with self._journal_scope:
-            await self._server.journal.run()
-
-    async def _run_roles(self) -> None:
-        """Run whatever the state says, one at a time: a role ends when a transition cancels its scope."""
-        server = self._server
-        await settle_first_configuration(server)
-        while True:
-            with trio.CancelScope() as server.role_scope:
-                await _ROLES[server.state.role](server)
-            await trio.lowlevel.checkpoint()
-
-
-# ---------------------------------------------------------------------------------------------- the way in
-
-
-async def _recover(
-    config: Config, store: LogStore[Any, Any, Any], transport: Transport, environment: Environment
-) -> Server:
-    """Open the store and build the server on what it holds."""
-    identity = StoreIdentity(config.cluster_id, config.node_id, Incarnation(_draw_id(environment)))
-    memory_bytes = config.limits.log_memory_bytes
-    recovered: Recovered = await environment.run_blocking(
-        Lane.JOURNAL, partial(store.open, identity, memory_bytes=memory_bytes)
-    )
-    clock = environment.clock
-    events = EventHub(
-        config.node_id,
-        stopwatch=clock.stopwatch,
-        blocked_threshold=config.timeouts.loop_blocked_threshold,
-    )
-    if recovered.cut_bytes:
-        events.publish(TornTailCut(recovered.cut_path, recovered.cut_bytes))
-    journal = Journal(
-        store,
-        environment,
-        timeouts=config.timeouts,
-        limits=config.limits,
-        publish=events.publish,
-        last_index=recovered.last_index,
-    )
-    bootstrap = _recovered_bootstrap(config, recovered)
-    first_start = FirstStart(bootstrap, journal=journal, events=events)
-    handshake = Handshake(
-        config=config,
-        incarnation=recovered.incarnation,
-        boot_id=_draw_id(environment),
-        bootstrap_done=lambda: first_start.done,
-        known_incarnation=first_start.known_incarnation,
-    )
-    return Server(
-        config,
-        _recovered_state(config, bootstrap, recovered),
-        first_start,
-        environment=environment,
-        journal=journal,
-        store=store,
-        transport=transport,
-        handshake=handshake,
-        events=events,
-    )
-
-
-def _recovered_bootstrap(config: Config, recovered: Recovered) -> Bootstrap:
-    saved = recovered.bootstrap
-    settled = saved is not None and saved.done
-    return Bootstrap(
-        own_id=config.node_id,
-        own_incarnation=recovered.incarnation,
-        # Once it is settled the log says who the members are; the file of settings only says where they are.
-        members=frozenset(saved.incarnations if saved is not None and settled else config.members),
-        incarnations=dict(saved.incarnations) if saved is not None else {},
-        done=settled,
-    )
-
-
-def _recovered_state(config: Config, bootstrap: Bootstrap, recovered: Recovered) -> State:
-    log = Log.recovered(
-        term_runs=recovered.term_runs,
-        last_index=recovered.last_index,
-        tail=recovered.tail,
-        memory_bytes=config.limits.log_memory_bytes,
-    )
-    return State(
-        node_id=config.node_id,
-        log=log,
-        configuration=Configuration(voters=tuple(bootstrap.members)),
-        current_term=recovered.term,
-        voted_for=recovered.voted_for,
-    )
-
-
-def _draw_id(environment: Environment) -> str:
-    """64 bits in hexadecimal, for incarnations and boot ids."""
-    return f"{environment.random.getrandbits(64):016x}"
-
-
-async def _listen(config: Config, transport: Transport) -> Sequence[trio.abc.Listener[Any]]:
-    try:
-        return await transport.listen(config.listen_address)
-    except OSError as error:
-        raise ConfigurationError(
-            "listen",
-            f"cannot listen on {config.listen_address}: {error.strerror or error}. Stop the program that holds the "
-            f"address, or choose another one",
-        ) from error
-
-
-# ---------------------------------------------------------------------------------------------- the way out
-
-
-def what_leaves(failures: Sequence[BaseException]) -> BaseException:
-    """The one exception that leaves an ``open_node`` block, for everything that went wrong inside the node.
-
-    KeyboardInterrupt and SystemExit bare.  A failure with an error of its own leaves as that error, on a fresh object
-    ``from`` the group: so the traceback still shows where the first one was raised, and what caused it.
-    """
-    group = BaseExceptionGroup("the node failed", list(failures))
-    found = leaves(group)
-    for leaf in found:
-        if isinstance(leaf, KeyboardInterrupt | SystemExit):
-            return leaf
-    for leaf in found:
-        if isinstance(leaf, StorageError | LogCorrupt | StateMachineError):
-            twin = type(leaf).__new__(type(leaf), *leaf.args)
-            twin.__dict__.update(leaf.__dict__)
-            twin.__cause__ = group
-            return twin
-    error = RaftInternalError("; ".join(error_text(leaf) for leaf in found))
-    error.__cause__ = group
-    return error
+        await self._services.aclose()

@@ -16,7 +16,7 @@ import attrs
 import trio
 
 from trio_raft._codec import encode_frame
-from trio_raft._errors import HandshakeRefused, ProtocolError
+from trio_raft._errors import HandshakeRefused, ProtocolError, leaves
 from trio_raft._events import BadInput, PeerRefused
 from trio_raft._messages import (
     AppendEntries,
@@ -28,7 +28,7 @@ from trio_raft._messages import (
     ServerId,
 )
 from trio_raft._rules.append_entries import BadRequest
-from trio_raft._server import Server, leaves
+from trio_raft._server import Server
 from trio_raft._transport import Channel, ChannelBroken, accept, dial
 
 QUEUED_REPLIES = 64
@@ -37,7 +37,7 @@ QUEUED_REPLIES = 64
 
 async def dial_peer(server: Server, peer: ServerId, purpose: Purpose) -> Channel:
     """A new connection to a peer, past the handshake.  Raises ChannelBroken, HandshakeRefused, ProtocolError."""
-    address = server.addresses.get(peer)
+    address = server.config.members.get(peer)
     if address is None:
         raise ChannelBroken(peer, "the configuration's members name no address for it")
     try:
@@ -154,9 +154,7 @@ class PeerService:
                 elif waiting.available_tokens == 0:
                     raise ProtocolError(channel.peer, f"has {QUEUED_REPLIES} requests waiting for an answer")
                 else:
-                    nursery.start_soon(
-                        self._reply_later, channel, sending, waiting, position, frame.request_id, reply
-                    )
+                    nursery.start_soon(self._reply_later, channel, sending, waiting, position, frame.request_id, reply)
 
     async def _reply_later(
         self,

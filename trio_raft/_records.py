@@ -92,9 +92,7 @@ class Entry:
     @property
     def data(self) -> bytes:
         """The payload: an encoded command, or empty for a no-op."""
-        return self.record[
-            RECORD_HEADER_BYTES : RECORD_HEADER_BYTES + int.from_bytes(self.record[4:8], "little")
-        ]
+        return self.record[RECORD_HEADER_BYTES : RECORD_HEADER_BYTES + int.from_bytes(self.record[4:8], "little")]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Entry) and self.record == other.record
@@ -138,9 +136,7 @@ def decode_entries(buffer: bytes) -> list[Entry]:
         crc, length, index, term, kind, flags, reserved, reserved_too = unpack(buffer, offset)
         after = offset + RECORD_HEADER_BYTES + length + (-length & 7)
         if after > end:
-            raise BadRecord(
-                f"the record announces {length} bytes of data, which are not there", offset=offset
-            )
+            raise BadRecord(f"the record announces {length} bytes of data, which are not there", offset=offset)
         record = buffer[offset:after]
         if checksum(record[4:]) != crc:
             raise BadRecord("the record's checksum does not match its bytes", offset=offset)

@@ -4,10 +4,10 @@
 silences the heartbeat:
 
 * ``_replicate`` owns the replication connection.  In *probe* mode it sends one request at a time and reads the answer
-  itself, until one succeeds: then leader and follower agree up to there.  Now a *pipeline* opens: a nursery of a sender
-  and a decoder that borrow the connection and keep several requests in flight.  The pipeline never repairs anything.
-  On any doubt (a rejection, an answer out of order, silence, a broken connection) it ends, the connection is dropped, and
-  the probe dials anew and starts over from ``match_index + 1``.
+  itself, until one succeeds: then leader and follower agree up to there.  Now a *pipeline* opens: a nursery of a
+  sender and a decoder that borrow the connection and keep several requests in flight.  The pipeline never repairs
+  anything.  On any doubt (a rejection, an answer out of order, silence, a broken connection) it ends, the connection
+  is dropped, and the probe dials anew and starts over from ``match_index + 1``.
 * ``_heartbeat`` owns the control connection.  No disk and no batch stands before a heartbeat, on either side.
 
 Stopping needs nothing here: leaving the leadership, or removing the server, cancels the nursery.
@@ -24,7 +24,7 @@ import trio
 
 from trio_raft._codec import encode_frame
 from trio_raft._environment import Lane, draw_interval
-from trio_raft._errors import LogCorrupt, ProtocolError, RaftError, StateMachineError, StorageError
+from trio_raft._errors import LogCorrupt, ProtocolError, StateMachineError, StorageError, error_text, leaves
 from trio_raft._events import ContactLost, ContactResumed, PeerLostData, ReplicationRestarted
 from trio_raft._messages import (
     AppendEntries,
@@ -39,7 +39,7 @@ from trio_raft._records import Entry, LogIndex, Term
 from trio_raft._rules import append_entries
 from trio_raft._rules.append_entries import BadReply, Outcome, ReadFirst
 from trio_raft._rules.progress import InFlight, ReplyMismatch
-from trio_raft._server import Follower, Server, error_text, leaves
+from trio_raft._server import Follower, Server
 from trio_raft._transport import Channel, ChannelBroken
 
 SMOOTHING = 0.2
@@ -147,9 +147,7 @@ class _Replication:
         if reply.term > self._term:
             server.adopt_term(reply.term, follower.id)
             return None
-        outcome = append_entries.digest(
-            server.state, progress, prev_log_index=prev, last_index=last, reply=reply
-        )
+        outcome = append_entries.digest(server.state, progress, prev_log_index=prev, last_index=last, reply=reply)
         if outcome is Outcome.NOT_READY:
             return outcome
         progress.last_append_contact = max(progress.last_append_contact, sent_at)
@@ -179,12 +177,8 @@ class _Replication:
             )
             if not isinstance(request, ReadFirst):
                 return request
-            plan = self._server.store.plan_read(
-                request.first, request.last, max_bytes=self._limits.max_batch_bytes
-            )
-            entries = await self._server.environment.run_blocking(
-                Lane.READ, self._server.store.execute_read, plan
-            )
+            plan = self._server.store.plan_read(request.first, request.last, max_bytes=self._limits.max_batch_bytes)
+            entries = await self._server.environment.run_blocking(Lane.READ, self._server.store.execute_read, plan)
         return None
 
     # ------------------------------------------------------------------------------------ pipeline

@@ -18,16 +18,14 @@ Reading order: ``Server`` and ``transition``; then the leader's side (``submit_n
 follower's side (``answer_…``), and what both share.
 """
 
-from collections.abc import Mapping
 import math
-from typing import TypeVar
 
 import attrs
 import trio
 
 from trio_raft._config import Config
 from trio_raft._environment import Environment, draw_interval
-from trio_raft._errors import IncarnationRefused, LeadershipLost, NotLeader, RaftError, StorageFull
+from trio_raft._errors import IncarnationRefused, LeadershipLost, NotLeader, StorageFull
 from trio_raft._events import (
     BootstrapDone,
     EventHub,
@@ -35,6 +33,7 @@ from trio_raft._events import (
     RoleChanged,
 )
 from trio_raft._first_start import FirstStart
+from trio_raft._handshake import Handshake
 from trio_raft._journal import Journal
 from trio_raft._messages import (
     AppendEntries,
@@ -52,11 +51,8 @@ from trio_raft._rules.progress import Progress
 from trio_raft._rules.reads import ReadRounds
 from trio_raft._rules.state import Role, State
 from trio_raft._tickets import Ticket
-from trio_raft._handshake import Handshake
 from trio_raft.abc import LogStore, Transport
 
-
-ErrorT = TypeVar("ErrorT", bound=BaseException)
 
 @attrs.define(eq=False)
 class Follower:
@@ -114,9 +110,7 @@ class Server:
         self.campaign_report = ""
         """For a person: how the last campaign went."""
         self.last_leader_contact = -math.inf
-        self.election_deadline = environment.clock.now() + draw_interval(
-            environment, config.timeouts.heartbeat_timeout
-        )
+        self.election_deadline = environment.clock.now() + draw_interval(environment, config.timeouts.heartbeat_timeout)
 
         self.role_scope: trio.CancelScope | None = None
         self.followers: dict[ServerId, Follower] = {}
@@ -223,12 +217,9 @@ class Server:
         self.tickets[entry.index] = ticket
         return ticket
 
-
     def _append(self, kind: EntryKind, data: bytes) -> Entry:
         log = self.state.log
-        entry = make_entry(
-            index=LogIndex(log.last_index + 1), term=self.state.current_term, kind=kind, data=data
-        )
+        entry = make_entry(index=LogIndex(log.last_index + 1), term=self.state.current_term, kind=kind, data=data)
         log.append(entry)
         self.journal.append(entry)
         if self.replication_lot:
@@ -251,21 +242,6 @@ class Server:
         self.reads.acknowledge(follower, number)
         if self.read_lot:
             self.read_lot.unpark_all()
-
-    def quorum_contact(self) -> float:
-        """When the leader last had a round trip with a majority, dated by its sending; now if it needs nobody."""
-        contacts = {follower.id: follower.progress.last_contact for follower in self.followers.values()}
-        return self._quorum_time(contacts)
-
-    def quorum_append_contact(self) -> float:
-        """The same for answered AppendEntries alone."""
-        contacts = {follower.id: follower.progress.last_append_contact for follower in self.followers.values()}
-        return self._quorum_time(contacts)
-
-    def _quorum_time(self, times: dict[ServerId, float]) -> float:
-        times[self.node_id] = self.environment.clock.now()
-        reached = self.state.configuration.quorum_value(times)
-        return -math.inf if reached is None else reached
 
     # ------------------------------------------------------------------------------------ the follower's side
 
@@ -305,9 +281,7 @@ class Server:
         state = self.state
         decision = request_vote.answer(state, request, sticky=self.is_sticky(), ready=self.ready)
         if decision.adopt_term is not None:
-            self.transition(
-                decision.adopt_term, Role.FOLLOWER, f"{request.candidate} campaigns in a later term"
-            )
+            self.transition(decision.adopt_term, Role.FOLLOWER, f"{request.candidate} campaigns in a later term")
         if decision.granted and not request.pre_vote:
             self._record_vote(request.candidate)
         reply = request_vote.reply(state, request, decision)
@@ -396,12 +370,7 @@ class Server:
     def not_leader(self) -> NotLeader:
         """The error for a call that only a leader can serve, with the hint."""
         leader = self.state.leader
-        return NotLeader(self.node_id, leader, self.addresses.get(leader) if leader else None)
-
-    @property
-    def addresses(self) -> Mapping[ServerId, str]:
-        """Where the members are, looked up anew for every dial."""
-        return self.config.members
+        return NotLeader(self.node_id, leader, self.config.members.get(leader) if leader else None)
 
     def check_open(self) -> None:
         """Raises ``trio.ClosedResourceError``, from the crash if there was one, once the node is closed.
@@ -425,16 +394,3 @@ class Server:
         self.step_down("the node is closing" if crash is None else "the node failed")
         for lot in (self.read_lot, self.room_lot, self.change_lot):
             lot.unpark_all()
-
-
-def error_text(error: BaseException) -> str:
-    """One line for an event: a RaftError speaks for itself, anything else needs its type."""
-    return str(error) if isinstance(error, RaftError) else f"{type(error).__name__}: {error}"
-
-
-def leaves(group: BaseExceptionGroup[ErrorT]) -> list[ErrorT]:
-    """The single exceptions in a group of groups, in order."""
-    found: list[ErrorT] = []
-    for error in group.exceptions:
-        found += leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
-    return found

@@ -163,7 +163,10 @@ class LogStore(abc.ABC, Generic[PlanT, ReadPlanT, UpkeepT]):
 
     @abc.abstractmethod
     def execute_read(self, plan: ReadPlanT) -> list[Entry]:
-        """The entries of the plan; each is checked against its checksum and its (index, term).  Raises LogCorrupt, OSError."""
+        """The entries of the plan, each checked against its checksum and its (index, term).
+
+        Raises LogCorrupt and OSError.
+        """
 
     @abc.abstractmethod
     def plan_upkeep(self) -> UpkeepT | None:
@@ -179,7 +182,10 @@ class LogStore(abc.ABC, Generic[PlanT, ReadPlanT, UpkeepT]):
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Give up this user's share of files and lock; the last user, perhaps a hung thread, closes them.  Idempotent."""
+        """Give up this user's share of files and lock; the last user, perhaps a hung thread, closes them.
+
+        Twice is fine.
+        """
 
 
 # ------------------------------------------------------------------------------------------- transport

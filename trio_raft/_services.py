@@ -1,0 +1,142 @@
+"""Everything that runs inside a node, and how it ends.
+
+One shielded scope holds two groups: the *work* (the role loop, the apply task, the connections of peers, the disk's
+watchdog and upkeep), and the *journal*, which ends last, so that a write in hand is finished when it can be.  Closing
+waits ``close_timeout`` for that; then the thread is abandoned, and it keeps the directory's lock until it returns.
+
+House rule: the role loop starts no role before the last one's nursery has ended, and then does what the state says.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+
+import trio
+
+from trio_raft._bootstrap import settle_first_configuration
+from trio_raft._election import campaign, follow
+from trio_raft._errors import (
+    LogCorrupt,
+    RaftError,
+    RaftInternalError,
+    StateMachineError,
+    StorageError,
+    error_text,
+    leaves,
+)
+from trio_raft._events import NodeStopped
+from trio_raft._leadership import lead
+from trio_raft._peers import PeerService
+from trio_raft._rules.state import Role
+from trio_raft._server import Server
+
+_ROLES = {Role.FOLLOWER: follow, Role.CANDIDATE: campaign, Role.LEADER: lead}
+
+
+class Services:
+    """The tasks of one node."""
+
+    def __init__(
+        self,
+        server: Server,
+        listeners: Sequence[trio.abc.Listener[trio.abc.Stream]],
+        *,
+        apply: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._server = server
+        self._listeners = list(listeners)
+        self._apply = apply
+        self._scope = trio.CancelScope(shield=True)
+        self._work_scope = trio.CancelScope()
+        self._journal_scope = trio.CancelScope()
+        self.ended = trio.Event()
+        """Set when every task has ended."""
+
+    async def aclose(self) -> None:
+        """Close in order, within ``close_timeout``.  Cancelled: everything is ended at once."""
+        self._server.close(None)
+        self._work_scope.cancel()
+        try:
+            await self.ended.wait()
+        except trio.Cancelled:
+            self._scope.cancel()
+            raise
+
+    async def run(self, body_scope: trio.CancelScope) -> None:
+        """Run until ``aclose``, or until something fails: then the body is cancelled.
+
+        Never raises: what went wrong is in ``server.crash``.
+        """
+        server = self._server
+        failures: list[BaseException] = []
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._run_journal, name="journal")
+                    await self._run_work(failures)
+        except BaseException as error:
+            failures.append(error)
+        if failures:
+            crash = what_leaves(failures)
+            if isinstance(crash, RaftError):
+                server.events.publish(NodeStopped(crash))
+            server.crash = crash
+            body_scope.cancel()
+        server.close(server.crash)
+        server.store.close()
+        server.events.close()
+        self.ended.set()
+
+    async def _run_work(self, failures: list[BaseException]) -> None:
+        """Everything but the journal.  Its failure is noted, so that the journal can still end in order."""
+        server = self._server
+        service = PeerService(server)
+        try:
+            with self._work_scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._apply, name="apply")
+                    nursery.start_soon(server.journal.upkeep, name="upkeep")
+                    nursery.start_soon(server.journal.watch, name="disk watch")
+                    nursery.start_soon(trio.serve_listeners, service.serve, self._listeners, name="peers")
+                    await self._run_roles()
+        except* trio.Cancelled:
+            raise
+        except* BaseException as group:
+            failures.append(group)
+        server.close(what_leaves(failures) if failures else None)
+        server.journal.close()
+        clock = server.environment.clock
+        clock.set_deadline(self._journal_scope, clock.now() + server.config.timeouts.close_timeout)
+
+    async def _run_journal(self) -> None:
+        with self._journal_scope:
+            await self._server.journal.run()
+
+    async def _run_roles(self) -> None:
+        """Run whatever the state says, one at a time: a role ends when a transition cancels its scope."""
+        server = self._server
+        await settle_first_configuration(server)
+        while True:
+            with trio.CancelScope() as server.role_scope:
+                await _ROLES[server.state.role](server)
+            await trio.lowlevel.checkpoint()
+
+
+def what_leaves(failures: Sequence[BaseException]) -> BaseException:
+    """The one exception that leaves an ``open_node`` block, for everything that went wrong inside the node.
+
+    KeyboardInterrupt and SystemExit bare.  A failure with an error of its own leaves as that error, on a fresh object
+    ``from`` the group: so the traceback still shows where the first one was raised, and what caused it.
+    """
+    group = BaseExceptionGroup("the node failed", list(failures))
+    found = leaves(group)
+    for leaf in found:
+        if isinstance(leaf, KeyboardInterrupt | SystemExit):
+            return leaf
+    for leaf in found:
+        if isinstance(leaf, StorageError | LogCorrupt | StateMachineError):
+            twin = type(leaf).__new__(type(leaf), *leaf.args)
+            twin.__dict__.update(leaf.__dict__)
+            twin.__cause__ = group
+            return twin
+    error = RaftInternalError("; ".join(error_text(leaf) for leaf in found))
+    error.__cause__ = group
+    return error
