@@ -40,9 +40,7 @@ def test_is_quorum_agrees_with_brute_force(configuration: Configuration, agreein
     configuration=configurations(),
     values=st.dictionaries(st.sampled_from(NAMES), st.integers(0, 12)),
 )
-def test_quorum_value_agrees_with_brute_force(
-    configuration: Configuration, values: Mapping[ServerId, int]
-) -> None:
+def test_quorum_value_agrees_with_brute_force(configuration: Configuration, values: Mapping[ServerId, int]) -> None:
     """The quorum's value is the highest that all of some majority has reached; learners never count (R2, R7)."""
     reached = [
         min(values[server] for server in majority)

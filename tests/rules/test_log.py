@@ -124,9 +124,7 @@ def test_last_at_or_below_term(term: int, not_above: int, expected: int) -> None
         (9, 9, PLENTY, None, []),
     ],
 )
-def test_slice_bounds(
-    first: int, max_entries: int, max_bytes: int, not_above: int | None, expected: list[int]
-) -> None:
+def test_slice_bounds(first: int, max_entries: int, max_bytes: int, not_above: int | None, expected: list[int]) -> None:
     """A slice keeps every bound, but always brings one entry if there is one."""
     found = log_of(1, 1, 1, 1).slice(
         index(first),

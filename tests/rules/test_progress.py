@@ -134,7 +134,7 @@ def test_told_commit_is_what_the_request_can_prove() -> None:
 
 
 def test_contact_is_dated_by_the_sending() -> None:
-    """Contact counts from when the answered request left, the newest one, and appends have a date of their own (R11)."""
+    """Contact counts from when the newest answered request left, of appends apart (R11)."""
     follower = progress(1)
     assert (follower.last_contact, follower.last_append_contact) == (NEVER, NEVER)
     follower.heard(sent_at=5.0, append=False)

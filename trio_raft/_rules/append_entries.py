@@ -186,9 +186,7 @@ def _not_held(log: Log, entries: Sequence[Entry]) -> list[Entry]:
             return list(entries[position:])
         held = log.entry(entry.index) if entry.index > log.snapshot_index else None
         if held is not None and held.record != entry.record:
-            raise AssertionError(
-                f"two entries at index {entry.index} of term {entry.term}: {held} and {entry}"
-            )
+            raise AssertionError(f"two entries at index {entry.index} of term {entry.term}: {held} and {entry}")
     return []
 
 
@@ -276,9 +274,7 @@ def _check_success(state: State, reply: AppendEntriesReply, last_index: LogIndex
     if reply.term != state.current_term or reply.rejection is not Rejection.NONE:
         raise BadReply(f"success in term {reply.term}, rejection {reply.rejection.value!r}: {reply}")
     if reply.match_index != last_index:
-        raise BadReply(
-            f"vouches for entries up to {reply.match_index}, but the request ended at {last_index}"
-        )
+        raise BadReply(f"vouches for entries up to {reply.match_index}, but the request ended at {last_index}")
     if last_index > state.log.last_index:
         raise AssertionError(f"index {last_index} was never sent: {state.log}")
 
@@ -291,9 +287,7 @@ def _check_mismatch(state: State, reply: AppendEntriesReply, prev_log_index: Log
     if not 0 <= reply.conflict_term <= state.current_term:
         raise BadReply(f"conflict term {reply.conflict_term} in term {state.current_term}")
     if reply.conflict_term and state.log.matches(prev_log_index, reply.conflict_term):
-        raise BadReply(
-            f"rejects the previous entry {prev_log_index} of term {reply.conflict_term}, yet holds it"
-        )
+        raise BadReply(f"rejects the previous entry {prev_log_index} of term {reply.conflict_term}, yet holds it")
 
 
 # ---------------------------------------------------------------------------------------------- commit

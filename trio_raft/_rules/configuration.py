@@ -65,9 +65,7 @@ class Configuration:
 
     def is_quorum(self, servers: Container[ServerId]) -> bool:
         """Do these servers contain a majority of every set?  Others among them count for nothing."""
-        return all(
-            2 * sum(voter in servers for voter in voters) > len(voters) for voters in self.voter_sets()
-        )
+        return all(2 * sum(voter in servers for voter in voters) > len(voters) for voters in self.voter_sets())
 
     def quorum_value(self, values: Mapping[ServerId, Value]) -> Value | None:
         """The highest value that a majority of every set has reached; None if no majority has any.

@@ -258,9 +258,7 @@ class Log:
         self._empty_slots = slot
 
     def __repr__(self) -> str:
-        runs = ", ".join(
-            f"{first}:{term}" for first, term in zip(self._run_firsts, self._run_terms, strict=True)
-        )
+        runs = ", ".join(f"{first}:{term}" for first, term in zip(self._run_firsts, self._run_terms, strict=True))
         return f"Log(last_index={self.last_index}, memory_first={self.memory_first}, terms from {runs})"
 
     # ------------------------------------------------------------------------------------------ errors

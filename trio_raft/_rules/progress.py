@@ -126,9 +126,7 @@ class Progress:
             raise ReplyMismatch(f"a reply to request {request_id}, but nothing is in flight")
         oldest = self.in_flight[0]
         if oldest.request_id != request_id:
-            raise ReplyMismatch(
-                f"a reply to request {request_id}, but the oldest in flight is {oldest.request_id}"
-            )
+            raise ReplyMismatch(f"a reply to request {request_id}, but the oldest in flight is {oldest.request_id}")
         self.in_flight.popleft()
         self.in_flight_bytes -= oldest.size
         return oldest

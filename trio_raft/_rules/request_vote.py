@@ -85,9 +85,7 @@ def answer(state: State, request: RequestVote, *, sticky: bool, ready: bool) -> 
         return VoteDecision(False, None, f"term {state.current_term} is further than {request.term}")
     newer = request.term > state.current_term
     if request.pre_vote:
-        reason = (
-            _log_objection(state, request) if newer else f"term {state.current_term} has already begun here"
-        )
+        reason = _log_objection(state, request) if newer else f"term {state.current_term} has already begun here"
         return VoteDecision(not reason, None, reason)
     reason = ("" if newer else _vote_objection(state, request.candidate)) or _log_objection(state, request)
     return VoteDecision(not reason, request.term if newer else None, reason)

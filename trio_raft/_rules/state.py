@@ -127,18 +127,13 @@ class State:
             raise self._illegal(term, role, "it is no voter of its latest configuration")
         if role is Role.LEADER:
             if not self.standing or self.voted_for != self.node_id:
-                raise self._illegal(
-                    term, role, f"it does not stand in this term; its vote is {self.voted_for}"
-                )
+                raise self._illegal(term, role, f"it does not stand in this term; its vote is {self.voted_for}")
             if term <= self.last_led_term or self._term_leader is not None:
-                raise self._illegal(
-                    term, role, f"the term was led by {self._term_leader or self.node_id} already"
-                )
+                raise self._illegal(term, role, f"the term was led by {self._term_leader or self.node_id} already")
 
     def _illegal(self, term: Term, role: Role, why: str) -> IllegalTransition:
         return IllegalTransition(
-            f"{self.node_id}: {self.role.value} of term {self.current_term} -> {role.value} of term {term}: "
-            f"{why}"
+            f"{self.node_id}: {self.role.value} of term {self.current_term} -> {role.value} of term {term}: {why}"
         )
 
     @property
@@ -167,8 +162,7 @@ class State:
             )
         if self._term_leader not in (None, leader):
             raise AssertionError(
-                f"two leaders in term {self.current_term}: {self._term_leader} and {leader}, as seen by "
-                f"{self.node_id}"
+                f"two leaders in term {self.current_term}: {self._term_leader} and {leader}, as seen by {self.node_id}"
             )
         self.leader = self._term_leader = leader
 
