@@ -131,7 +131,7 @@ class Handshake:
             return "receiver", f"{hello.sender} dialled a server of its own id"
         return (
             self._members_objection(hello)
-            or self._incarnation_objection(hello.sender, hello.incarnation)
+            or self._newcomer_objection(hello)
             or self._purpose_objection(hello)
             or self._limits_objection(hello.sender, takes=hello.max_frame_body, sends=hello.largest_batch)
         )
@@ -144,6 +144,15 @@ class Handshake:
             f"{hello.sender} was configured with other members than {self.config.node_id}, which has "
             f"{_names(self.config.members)}"
         )
+
+    def _newcomer_objection(self, hello: Hello) -> tuple[str, str] | None:
+        """Judge the incarnation, except where a server in its first start only wants to learn who it is to others.
+
+        It neither votes nor acknowledges yet, and what it hears tells it that its directory was exchanged.
+        """
+        if hello.purpose == Purpose.CONTROL.value and not hello.bootstrap_done:
+            return None
+        return self._incarnation_objection(hello.sender, hello.incarnation)
 
     def _incarnation_objection(self, peer: ServerId, incarnation: Incarnation) -> tuple[str, str] | None:
         known = self.known_incarnation(peer) if self.bootstrap_done() else None

@@ -1,0 +1,65 @@
+"""The README says what the code says: its program runs, its tables are those of the settings and errors."""
+
+import re
+from pathlib import Path
+
+import attrs
+import pytest
+import trio.testing
+
+import trio_raft
+from trio_raft._config import Timeouts
+from trio_raft._errors import HandshakeRefused, ProtocolError, RaftError
+from trio_raft.testing._environment import test_environment
+from trio_raft.testing._network import MemoryNetwork
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def test_timeouts_table_holds_every_timeout_with_its_default() -> None:
+    """The table of timeouts has a row for each setting, in order, with the default that is in force."""
+    rows = re.findall(r"^\| `(\w+)` \| ([\d.]+) \|", README, flags=re.MULTILINE)
+    assert [(name, float(value)) for name, value in rows] == list(attrs.asdict(Timeouts()).items())
+
+
+def test_errors_table_names_every_public_error() -> None:
+    """The table of errors names each error that a caller can meet."""
+    section = README[README.index("## When something goes wrong") : README.index("## Settings")]
+    # These two are between servers: a caller sees them only as events.
+    public = set(_subclasses(RaftError)) - {ProtocolError, HandshakeRefused}
+    assert {error.__name__ for error in public if f"`{error.__name__}`" not in section} == set()
+
+
+def _subclasses(error: type[RaftError]) -> list[type[RaftError]]:
+    return [found for child in error.__subclasses__() for found in (child, *_subclasses(child))]
+
+
+async def test_program_runs(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The program on the first screen runs as printed, three times over, and its leader adds one."""
+    source = re.search(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert source is not None
+    program, _, call = source[1].rpartition("trio.run(")
+    assert call.strip() == "main, sys.argv[1])"
+    names: dict[str, object] = {"__name__": "readme"}
+    exec(compile(program, "README.md", "exec"), names)
+    main, network = names["main"], MemoryNetwork()
+    assert callable(main)
+    open_node = trio_raft.open_node
+
+    def open_in_memory(config: trio_raft.Config, machine: trio_raft.StateMachine[object, object]) -> object:
+        return open_node(
+            config,
+            machine,
+            log_store=trio_raft.MemoryLogStore(),
+            transport=network.transport(config.node_id),
+            environment=test_environment(int(config.node_id[1:])),
+        )
+
+    monkeypatch.setattr(trio_raft, "open_node", open_in_memory)
+    with trio.move_on_after(10):
+        async with trio.open_nursery() as nursery:
+            for node_id in ("n1", "n2", "n3"):
+                nursery.start_soon(main, node_id)
+    assert capsys.readouterr().out.splitlines() == ["added: the counter is 1", "read: 1"]
