@@ -1,0 +1,162 @@
+"""What the tests of the log stores share: short ways to make items, to store them, and to say what must be there."""
+
+import itertools
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import attrs
+
+from trio_raft._messages import Incarnation, ServerId
+from trio_raft._records import Entry, EntryKind, LogIndex, Term, make_entry
+from trio_raft._storage.files import Files
+from trio_raft._storage.wal import FileLogStore
+from trio_raft.abc import Append, JournalItem, Recovered, SaveBootstrap, SaveVote, StoreIdentity
+from trio_raft.testing._disk import SimDisk, Unit
+
+DIRECTORY = Path("/data")
+"""Where the log is on simulated disks."""
+
+N1 = ServerId("n1")
+N2 = ServerId("n2")
+
+ENOUGH_MEMORY = 1 << 30
+
+
+def identity(node_id: str = "n1", *, cluster_id: str = "demo", incarnation: str = "aa") -> StoreIdentity:
+    return StoreIdentity(cluster_id, ServerId(node_id), Incarnation(incarnation))
+
+
+def entry(index: int, term: int, data: bytes = b"command", kind: EntryKind = EntryKind.COMMAND) -> Entry:
+    return make_entry(index=LogIndex(index), term=Term(term), kind=kind, data=data)
+
+
+def append(*entries: Entry) -> Append:
+    return Append(list(entries), entries[-1].index, sum(len(each.record) for each in entries))
+
+
+def commands(first: int, last: int, *, term: int, data: bytes = b"command") -> Append:
+    return append(*(entry(index, term, data) for index in range(first, last + 1)))
+
+
+def vote(term: int, voted_for: ServerId | None = None) -> SaveVote:
+    return SaveVote(Term(term), voted_for)
+
+
+def bootstrap(*, done: bool) -> SaveBootstrap:
+    return SaveBootstrap({N1: Incarnation("aa"), N2: Incarnation("bb")}, done)
+
+
+def make_store(
+    files: Files,
+    *,
+    directory: Path = DIRECTORY,
+    segment_bytes: int = 4096,
+    longest_batch: int | None = None,
+) -> FileLogStore:
+    return FileLogStore(directory, segment_bytes=segment_bytes, longest_batch=longest_batch, files=files)
+
+
+def open_store(
+    files: Files, *, directory: Path = DIRECTORY, segment_bytes: int = 4096, longest_batch: int | None = None
+) -> FileLogStore:
+    """A store that is open; what it found is left aside."""
+    store = make_store(files, directory=directory, segment_bytes=segment_bytes, longest_batch=longest_batch)
+    store.open(identity(), memory_bytes=ENOUGH_MEMORY)
+    return store
+
+
+def recover(files: Files, *, directory: Path = DIRECTORY, segment_bytes: int = 4096) -> Recovered:
+    """Open, close, and say what was found."""
+    store = make_store(files, directory=directory, segment_bytes=segment_bytes)
+    found = store.open(identity(), memory_bytes=ENOUGH_MEMORY)
+    store.close()
+    return found
+
+
+def keep_up(store: FileLogStore) -> None:
+    """Do all upkeep that is due."""
+    while (upkeep := store.plan_upkeep()) is not None:
+        store.execute_upkeep(upkeep)
+        store.done_upkeep(upkeep)
+
+
+def save(store: FileLogStore, *items: JournalItem) -> None:
+    """Make the items durable, after preparing room for them if there is none."""
+    while (plan := store.plan(items)) is None:
+        keep_up(store)
+    store.execute(plan)
+    store.done(plan)
+
+
+@attrs.frozen
+class Image:
+    """What a log amounts to: the list that every store is compared with."""
+
+    term: int = 0
+    voted_for: ServerId | None = None
+    bootstrap: SaveBootstrap | None = None
+    entries: tuple[Entry, ...] = ()
+
+    def after(self, items: Sequence[JournalItem]) -> "Image":
+        """With these items stored as well."""
+        image = self
+        for item in items:
+            match item:
+                case Append():
+                    kept = image.entries[: item.entries[0].index - 1]
+                    image = attrs.evolve(image, entries=(*kept, *item.entries))
+                case SaveVote():
+                    image = attrs.evolve(image, term=item.term, voted_for=item.voted_for)
+                case SaveBootstrap():
+                    image = attrs.evolve(image, bootstrap=item)
+        return image
+
+    @classmethod
+    def of(cls, found: Recovered) -> "Image":
+        return cls(found.term, found.voted_for, found.bootstrap, found.tail)
+
+    @property
+    def term_runs(self) -> tuple[tuple[int, int], ...]:
+        runs: list[tuple[int, int]] = []
+        for each in self.entries:
+            if not runs or runs[-1][1] != each.term:
+                runs.append((each.index, each.term))
+        return tuple(runs)
+
+
+def power_cuts(disk: SimDisk, *, at_most: int = 256) -> Iterator[SimDisk]:
+    """The disks that a power cut now may leave: all of them if they are few, else a fair choice."""
+    units = disk.unsynced()
+    if 1 << len(units) <= at_most:
+        choices: Iterator[tuple[bool, ...]] = itertools.product((False, True), repeat=len(units))
+    else:
+        choices = _some_choices(len(units), at_most)
+    seen: set[tuple[tuple[Path, bytes], ...]] = set()
+    for choice in choices:
+        kept = {id(unit) for unit, keep in zip(units, choice, strict=True) if keep}
+
+        def keep(unit: Unit, kept: set[int] = kept) -> bool:
+            return id(unit) in kept
+
+        after = disk.after_power_cut(keep)
+        image = tuple((path, after.contents(path)) for path in after.paths())
+        if image not in seen:
+            seen.add(image)
+            yield after
+
+
+def _some_choices(count: int, at_most: int) -> Iterator[tuple[bool, ...]]:
+    """Nothing kept, everything, every beginning, every single one kept or lost, and random ones."""
+    for cut in range(count + 1):
+        yield tuple(position < cut for position in range(count))
+    for single in range(count):
+        yield tuple(position == single for position in range(count))
+        yield tuple(position != single for position in range(count))
+    generator = random.Random(count)
+    for _ in range(at_most):
+        yield tuple(generator.random() < 0.5 for _ in range(count))
+
+
+def lose_everything(_: Unit) -> bool:
+    return False
