@@ -1,0 +1,389 @@
+"""A small cluster of whole nodes in one Trio run: memory stores, a memory network, virtual time.
+
+``running_cluster`` starts it and judges it at the end.  A *server* here is an id with its store, which outlives
+crashes; each time it is opened is a *life*, with a state machine of its own that remembers what it was given.
+
+What is checked, whatever a test does: at most one leader in a term, and each leads a term once; a server's term
+never falls; any two lives applied the same entries as far as both went; whoever is told that a write succeeded, it
+stands in the stores of a majority at that moment; no message leaves before what it promises stands in the sender's
+store; no node fails unless the test says so.
+
+House rule: the seed and the order of calls decide everything; time is virtual, so waiting costs nothing.
+"""
+
+import random
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from itertools import combinations
+from typing import TypeVar
+
+import attrs
+import trio
+import trio.testing
+
+import trio_raft
+from tests.support.wire import Observer, WatchedTransport
+from trio_raft import Config, Limits, MemoryLogStore, Node, Timeouts
+from trio_raft._environment import Environment
+from trio_raft._events import Event, EventReceiver
+from trio_raft._messages import (
+    AppendEntries,
+    AppendEntriesReply,
+    Heartbeat,
+    Message,
+    RequestVote,
+    RequestVoteReply,
+)
+from trio_raft._records import EntryKind
+from trio_raft.abc import Transport
+from trio_raft.testing._environment import VirtualLanes, test_environment
+from trio_raft.testing._network import MemoryNetwork
+
+PATIENCE = 300.0
+"""Virtual seconds after which a scenario hangs."""
+
+EventT = TypeVar("EventT")
+
+Member = Node[bytes, int]
+"""The nodes of these tests."""
+
+
+class Journal(trio_raft.StateMachine[bytes, int]):
+    """A state machine that is the list of its commands; the result is how many there are."""
+
+    def __init__(self) -> None:
+        self.applied: list[tuple[int, int, bytes]] = []
+        """(index, term, command)."""
+
+    def apply(self, entry: trio_raft.Committed[bytes]) -> int:
+        self.applied.append((entry.index, entry.term, entry.command))
+        return len(self.applied)
+
+    @property
+    def commands(self) -> list[bytes]:
+        """The commands alone."""
+        return [command for _, _, command in self.applied]
+
+
+class Draws(random.Random):
+    """Chance that makes one server's timeouts the shortest, and the others' longer by half at least."""
+
+    def __init__(self, seed: int, *, shortest: bool) -> None:
+        super().__init__(seed)
+        self._shortest = shortest
+
+    def random(self) -> float:
+        return 0.0 if self._shortest else 0.5 + super().random() / 2
+
+
+@attrs.define(eq=False)
+class Server:
+    """One member across its lives."""
+
+    id: str
+    store: MemoryLogStore
+    lives: list[Journal] = attrs.field(factory=list)
+    node: Member | None = None
+    """Of the present life; None while it is down."""
+    lanes: VirtualLanes | None = None
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    ended: trio.Event = attrs.field(factory=trio.Event)
+    failure: BaseException | None = None
+    """What ended the last life, if it was not a crash."""
+
+
+class Cluster:
+    """Made by ``running_cluster``."""
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        ids: Iterable[str],
+        *,
+        seed: int,
+        timeouts: Timeouts,
+        limits: Limits,
+        stores: Mapping[str, MemoryLogStore],
+    ) -> None:
+        self.network = MemoryNetwork()
+        self.random = random.Random(seed)
+        self.ids = list(ids)
+        self.servers = {id: Server(id, stores.get(id) or MemoryLogStore()) for id in self.ids}
+        self.events: list[tuple[float, str, Event]] = []
+        """(time, server, event), oldest first."""
+        self.acknowledged: list[bytes] = []
+        """Writes that a caller was told of."""
+        self.expected_failures: list[str] = []
+        """Servers whose node may end by an error."""
+        self.machine: Callable[[], Journal] = Journal
+        self.observers: list[Observer] = []
+        """Called with each message in the moment in which it is sent."""
+        self.violations: list[str] = []
+        self.favoured: str | None = None
+        """Draws the shortest timeouts, all others long ones, from its next life on."""
+        self._nursery = nursery
+        self._seed = seed
+        self._timeouts = timeouts
+        self._limits = limits
+
+    # ------------------------------------------------------------------------------------ lives
+
+    def config(self, id: str, members: Iterable[str] | None = None) -> Config:
+        """The settings of one server."""
+        return Config(
+            node_id=trio_raft.ServerId(id),
+            cluster_id="scenario",
+            members={trio_raft.ServerId(member): f"{member}:1" for member in members or self.ids},
+            data_directory="/nowhere",
+            timeouts=self._timeouts,
+            limits=self._limits,
+        )
+
+    async def start(self, *ids: str, members: Iterable[str] | None = None) -> None:
+        """Open these servers (all, if none is named), in this order."""
+        for id in ids or self.ids:
+            await self._nursery.start(self._live, self.servers[id], self.config(id, members), name=f"life[{id}]")
+
+    async def _live(
+        self, server: Server, config: Config, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        server.scope, server.ended, server.failure = trio.CancelScope(), trio.Event(), None
+        number = self.ids.index(server.id)
+        environment = self.environment(server.id, (self._seed * 8 + number) * 64 + len(server.lives))
+        machine = self.machine()
+        server.lives.append(machine)
+        try:
+            with server.scope:
+                async with trio_raft.open_node(
+                    config,
+                    machine,
+                    log_store=server.store,
+                    transport=self.transport(server.id),
+                    environment=environment,
+                ) as node:
+                    lanes = environment.run_blocking
+                    assert isinstance(lanes, VirtualLanes)
+                    server.node, server.lanes = node, lanes
+                    with node.events() as events:
+                        self._nursery.start_soon(self._record, server.id, events)
+                        task_status.started()
+                        await node.wait_closed()
+        except trio_raft.RaftError as error:
+            server.failure = error
+        finally:
+            server.node = None
+            server.ended.set()
+
+    async def _record(self, id: str, events: EventReceiver) -> None:
+        async for event in events:
+            self.events.append((trio.current_time(), id, event))
+        assert events.dropped == 0
+
+    async def crash(self, *ids: str) -> None:
+        """End these lives at once; the stores keep what was executed."""
+        for id in ids:
+            self.servers[id].scope.cancel()
+        for id in ids:
+            await self.servers[id].ended.wait()
+
+    async def restart(self, *ids: str) -> None:
+        """Crash those that run, then open them again."""
+        await self.crash(*[id for id in ids if self.servers[id].node is not None])
+        await self.start(*ids)
+
+    def environment(self, id: str, seed: int) -> Environment:
+        """Of one life; a test may replace this method."""
+        environment = test_environment(seed)
+        if self.favoured is None:
+            return environment
+        return attrs.evolve(environment, random=Draws(seed, shortest=id == self.favoured))
+
+    def transport(self, id: str) -> Transport:
+        """Of one server; a test may replace this method."""
+        return WatchedTransport(self.network.transport(id), id, self._observe)
+
+    def _observe(self, sender: str, receiver: str, message: Message) -> None:
+        problem = self._broken_promise(self.servers[sender].store, message)
+        if problem:
+            self.violations.append(f"{sender} sent {message}, but {problem}")
+        for observer in self.observers:
+            observer(sender, receiver, message)
+
+    def _broken_promise(self, store: MemoryLogStore, message: Message) -> str:
+        """What the message promises and the store does not hold."""
+        vote = store._vote
+        match message:
+            case RequestVote(pre_vote=False) if (vote.term, vote.voted_for) != (message.term, message.candidate):
+                return f"its store has {vote}"
+            case RequestVoteReply(pre_vote=False, granted=True) if vote.term < message.requested_term:
+                return f"its store has {vote}"
+            case RequestVoteReply(pre_vote=False) | AppendEntriesReply() if vote.term < message.term:
+                return f"its store has {vote}"
+            case AppendEntries() | Heartbeat() if vote.term < message.term:
+                return f"its store has {vote}"
+            case AppendEntriesReply(success=True) if message.match_index > len(store._entries):
+                return f"its store ends at {len(store._entries)}"
+            case _:
+                return ""
+
+    # ------------------------------------------------------------------------------------ looking
+
+    def node(self, id: str) -> Member:
+        """The running node of this server."""
+        node = self.servers[id].node
+        assert node is not None, f"{id} is down"
+        return node
+
+    def lanes(self, id: str) -> VirtualLanes:
+        """This server's disk."""
+        lanes = self.servers[id].lanes
+        assert lanes is not None
+        return lanes
+
+    def running(self) -> list[Member]:
+        """All nodes that are up."""
+        return [server.node for server in self.servers.values() if server.node is not None]
+
+    def others(self, node: Member) -> list[str]:
+        """The ids of all servers but this node's."""
+        return [id for id in self.ids if id != node.node_id]
+
+    def commands(self, id: str) -> list[bytes]:
+        """What this server's present life has applied."""
+        return self.servers[id].lives[-1].commands
+
+    def seen(self, id: str, kind: type[EventT]) -> list[EventT]:
+        """This server's events of one kind so far."""
+        return [event for _, server, event in self.events if server == id and isinstance(event, kind)]
+
+    def leaders_by_term(self) -> dict[int, list[str]]:
+        """Term → who became its leader, once for each time."""
+        found: dict[int, list[str]] = {}
+        for _, id, event in self.events:
+            if isinstance(event, trio_raft.RoleChanged) and event.role == "leader":
+                found.setdefault(event.term, []).append(id)
+        return found
+
+    # ------------------------------------------------------------------------------------ waiting
+
+    async def until(self, condition: Callable[[], object], *, within: float = 60.0) -> None:
+        """Let virtual time pass until the condition holds; TooSlowError after ``within`` seconds."""
+        with trio.fail_after(within):
+            while not condition():
+                await trio.sleep(0.005)
+
+    async def settle(self, seconds: float) -> None:
+        """Let this much virtual time pass."""
+        await trio.sleep(seconds)
+
+    async def elected(self, *among: str, within: float = 30.0) -> Member:
+        """Wait until one of these servers (or any) leads, has committed in its term, and is followed by the rest."""
+        found: list[Member] = []
+
+        def led() -> bool:
+            nodes = [node for node in self.running() if not among or node.node_id in among]
+            found[:] = [node for node in nodes if node.role == "leader" and self._committed_own(node)]
+            return len(found) == 1 and all(
+                (node.leader, node.term) == (found[0].node_id, found[0].term) for node in nodes
+            )
+
+        await self.until(led, within=within)
+        return found[0]
+
+    def _committed_own(self, node: Member) -> bool:
+        return node._server.state.commit_index >= node._server.term_start_index
+
+    async def write(self, node: Member, command: bytes) -> int:
+        """Propose; once it is acknowledged, look whether a majority of the stores holds it."""
+        ticket = await node.submit(command)
+        result = await ticket.wait()
+        holders = [id for id in self.ids if self.holds(id, ticket.index, command)]
+        assert 2 * len(holders) > len(self.ids), f"{command!r} was acknowledged, but only {holders} hold it"
+        self.acknowledged.append(command)
+        return result
+
+    async def write_many(self, node: Member, commands: Iterable[bytes]) -> None:
+        """Propose all of these at once, and wait for all."""
+        async with trio.open_nursery() as nursery:
+            for command in commands:
+                nursery.start_soon(self.write, node, command)
+
+    def holds(self, id: str, index: int, command: bytes) -> bool:
+        """Does this server's store hold the command at the index?"""
+        entries = self.servers[id].store._entries
+        return len(entries) >= index and entries[index - 1].data == command
+
+    def stored(self, id: str) -> list[tuple[int, bytes]]:
+        """(term, data) of the commands in this server's store."""
+        entries = self.servers[id].store._entries
+        return [(entry.term, entry.data) for entry in entries if entry.kind is EntryKind.COMMAND]
+
+    def partition(self, *groups: Iterable[str]) -> None:
+        """Cut every link between servers of different groups, in both directions."""
+        for one, other in combinations([list(group) for group in groups], 2):
+            for a in one:
+                for b in other:
+                    self.network.cut(a, b)
+                    self.network.cut(b, a)
+
+    async def converged(self, *, within: float = 60.0) -> Member:
+        """Heal the network; wait until all running nodes follow one leader and applied the same; nothing is lost."""
+        self.network.heal()
+        leader = await self.elected(within=within)
+        await self.until(
+            lambda: len({node.last_applied for node in self.running()}) == 1
+            and leader.last_applied == leader._server.state.log.last_index,
+            within=within,
+        )
+        for node in self.running():
+            commands = self.commands(node.node_id)
+            assert [command for command in self.acknowledged if commands.count(command) != 1] == []
+        return leader
+
+    # ------------------------------------------------------------------------------------ judging
+
+    def check(self) -> None:
+        """What must hold of every run so far."""
+        assert self.violations == []
+        for term, leaders in self.leaders_by_term().items():
+            assert len(leaders) == 1, f"term {term} was led by {leaders}"
+        terms: dict[str, int] = {}
+        for _, id, event in self.events:
+            if isinstance(event, trio_raft.RoleChanged):
+                assert event.term >= terms.get(id, 0), f"the term of {id} fell to {event.term}"
+                terms[id] = event.term
+        histories = [life.applied for server in self.servers.values() for life in server.lives]
+        longest = max(histories, key=len, default=[])
+        for history in histories:
+            assert history == longest[: len(history)]
+        for server in self.servers.values():
+            assert server.failure is None or server.id in self.expected_failures, server.failure
+
+
+@asynccontextmanager
+async def running_cluster(
+    size: int = 3,
+    *,
+    seed: int = 0,
+    start: bool = True,
+    timeouts: Timeouts = Timeouts(),  # noqa: B008  # frozen
+    limits: Limits = Limits(event_buffer=100_000),  # noqa: B008  # frozen
+    stores: Mapping[str, MemoryLogStore] | None = None,
+) -> AsyncIterator[Cluster]:
+    """Servers n1, n2 … for the length of a block, started unless told otherwise, and judged at its end."""
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            cluster = Cluster(
+                nursery,
+                [f"n{number + 1}" for number in range(size)],
+                seed=seed,
+                timeouts=timeouts,
+                limits=limits,
+                stores=stores or {},
+            )
+            if start:
+                await cluster.start()
+            yield cluster
+            await trio.testing.wait_all_tasks_blocked()
+            cluster.check()
+            nursery.cancel_scope.cancel()
