@@ -34,6 +34,10 @@ from trio_raft._records import Entry, LogIndex, Term
 from trio_raft.abc import Append, JournalItem, LogStore, SaveBootstrap, SaveVote
 
 
+SMALL_ITEM_BYTES = 1024
+"""What a vote or a member map counts for in the byte bound of a batch: more than either takes."""
+
+
 @attrs.define
 class JournalStatistics:
     """Counts since the start."""
@@ -150,7 +154,9 @@ class Journal:
 
     def overdue(self, now: float) -> bool:
         """Has a write been in hand for ``disk_stall_timeout``?"""
-        return self._write_began is not None and now - self._write_began >= self._timeouts.disk_stall_timeout
+        # The same sum as the deadline that ``watch`` sleeps until: a difference may round the other way, and the
+        # watch would wake again and again without the write ever being overdue.
+        return self._write_began is not None and now >= self._write_began + self._timeouts.disk_stall_timeout
 
     # ------------------------------------------------------------------------------------ the writer
 
@@ -179,10 +185,9 @@ class Journal:
         size = 0
         while self._queue:
             item = self._queue[0]
-            if isinstance(item, Append):
-                size += item.size
-                if batch and size > self._batch_bytes:
-                    break
+            size += item.size if isinstance(item, Append) else SMALL_ITEM_BYTES
+            if batch and size > self._batch_bytes:
+                break
             batch.append(self._queue.popleft())
         if not self._queue:
             self._open = None
@@ -230,6 +235,17 @@ class Journal:
             self._publish(DiskRecovered(seconds))
 
     # ------------------------------------------------------------------------------------ beside it
+
+    async def read_back(self, first: LogIndex, last: LogIndex, *, max_bytes: int) -> list[Entry]:
+        """Durable entries that left memory: at least ``first``, at most up to ``last`` and about ``max_bytes``.
+
+        Raises LogCorrupt, and StorageError when reading fails: either way this node's own trouble, which ends it.
+        """
+        plan = self._store.plan_read(first, last, max_bytes=max_bytes)
+        try:
+            return await self._environment.run_blocking(Lane.READ, self._store.execute_read, plan)
+        except OSError as error:
+            raise _storage_error("reading", error) from error
 
     async def watch(self) -> None:
         """Report a write that takes longer than ``disk_stall_timeout``, in the moment in which it becomes overdue.
