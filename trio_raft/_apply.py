@@ -10,7 +10,6 @@ from typing import Any, Generic, TypeVar, get_args, get_origin
 
 import trio
 
-from trio_raft._environment import Lane
 from trio_raft._errors import ConfigurationError, RaftInternalError, Rejected, StateMachineError, error_text
 from trio_raft._events import LoopBlocked
 from trio_raft._records import Entry, EntryKind, LogIndex
@@ -54,8 +53,7 @@ class Applier(Generic[CommandT, ResultT]):
             first, max_entries=limits.apply_batch_entries, max_bytes=limits.max_batch_bytes, not_above=last
         )
         if entries is None:
-            plan = server.store.plan_read(first, last, max_bytes=limits.max_batch_bytes)
-            entries = await server.environment.run_blocking(Lane.READ, server.store.execute_read, plan)
+            entries = await server.journal.read_back(first, last, max_bytes=limits.max_batch_bytes)
         return entries
 
     @trio.lowlevel.enable_ki_protection

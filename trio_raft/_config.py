@@ -23,6 +23,12 @@ from trio_raft._records import record_size
 KIBIBYTE = 1 << 10
 MEBIBYTE = 1 << 20
 
+BATCH_HEADER_BYTES = 1 * KIBIBYTE
+"""More than the header of a batch and the rounding to a sector come to."""
+
+SEGMENT_HEADER_BYTES = 64 * KIBIBYTE
+"""More than what a segment says of itself comes to, the member map included."""
+
 
 @attrs.frozen(kw_only=True)
 class Timeouts:
@@ -153,8 +159,7 @@ class Limits:
                 "limits.max_frame_body",
                 f"{self.max_frame_body} bytes do not hold the largest batch of {self.largest_batch} bytes",
             )
-        # A journal batch may be one item beyond its bound; header sector and rounding take less than a kibibyte each.
-        needed = self.largest_journal_batch + 4 * KIBIBYTE
+        needed = self.largest_journal_batch + SEGMENT_HEADER_BYTES
         if needed > self.segment_bytes:
             raise ConfigurationError(
                 "limits.segment_bytes",
@@ -169,7 +174,7 @@ class Limits:
     @property
     def largest_journal_batch(self) -> int:
         """Bytes; the most that one write to the log can come to, its last item included."""
-        return self.journal_batch_bytes + self.max_frame_body
+        return self.journal_batch_bytes + self.max_frame_body + BATCH_HEADER_BYTES
 
 
 def _by_server_id(members: Mapping[str, str]) -> Mapping[ServerId, str]:

@@ -50,9 +50,11 @@ async def campaign(server: Server) -> None:
         await _Round(server, pre_vote=True).run()
     else:
         # A term is tried once: when this round fails, the next one starts with a pre-vote again.
-        server.candidacy_term = None
+        server.candidacy_term, term = None, state.current_term
         await server.journal.wait_durable(server.vote_position)
-        await _Round(server, pre_vote=False).run()
+        # A transition may have come in the very turn in which the disk was done.
+        if state.role is Role.CANDIDATE and state.current_term == term:
+            await _Round(server, pre_vote=False).run()
 
 
 class _Round:

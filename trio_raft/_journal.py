@@ -33,7 +33,6 @@ from trio_raft._messages import Incarnation, ServerId
 from trio_raft._records import Entry, LogIndex, Term
 from trio_raft.abc import Append, JournalItem, LogStore, SaveBootstrap, SaveVote
 
-
 SMALL_ITEM_BYTES = 1024
 """What a vote or a member map counts for in the byte bound of a batch: more than either takes."""
 

@@ -64,7 +64,11 @@ async def open_node(
     """
     codec: ValueCodec[CommandT] = ValueCodec(command_type(machine))
     environment = environment or real_environment()
-    store = log_store or FileLogStore(config.data_directory, segment_bytes=config.limits.segment_bytes)
+    store = log_store or FileLogStore(
+        config.data_directory,
+        segment_bytes=config.limits.segment_bytes,
+        longest_batch=config.limits.largest_journal_batch,
+    )
     try:
         transport = transport or TCPTransport()
         server = await recover(config, store, transport, environment)
@@ -72,7 +76,7 @@ async def open_node(
     except BaseException:
         store.close()
         raise
-    services = Services(server, listeners, apply=Applier(server, machine, codec).run)
+    services = Services(server, store, listeners, apply=Applier(server, machine, codec).run)
     node = Node(server, services, machine, codec)
     body_error: BaseException | None = None
     async with trio.open_nursery() as hidden:

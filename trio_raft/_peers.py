@@ -118,9 +118,8 @@ class PeerService:
                     raise ProtocolError(channel.peer, f"sent {type(frame.message).__name__} for replication")
                 self._check_sender(channel, frame.message.leader)
                 reply, position = server.answer_append(frame.message)
-                replies.queue.append((position, frame.request_id, reply))
-            replies.filled.unpark_all()
-            while len(replies.queue) > QUEUED_REPLIES:
+                replies.put(_QueuedReply(position, frame.request_id, reply, frame.size))
+            while len(replies.queue) > QUEUED_REPLIES or replies.request_bytes > server.config.limits.max_frame_body:
                 await replies.drained.park()
 
     async def _reply(self, channel: Channel, replies: "_Replies") -> None:
@@ -130,11 +129,11 @@ class PeerService:
         while True:
             while not queue:
                 await replies.filled.park()
-            await journal.wait_durable(queue[0][0])
+            await journal.wait_durable(queue[0].position)
             ready: list[bytes] = []
-            while queue and queue[0][0] <= journal.durable_position:
-                _, request_id, reply = queue.popleft()
-                ready.append(encode_frame(reply, request_id=request_id))
+            while queue and queue[0].position <= journal.durable_position:
+                queued = replies.take()
+                ready.append(encode_frame(queued.reply, request_id=queued.request_id))
             replies.drained.unpark_all()
             await channel.send_frames(b"".join(ready))
 
@@ -188,10 +187,31 @@ class PeerService:
             raise ProtocolError(channel.peer, f"speaks for {named}")
 
 
+@attrs.frozen
+class _QueuedReply:
+    position: int
+    """Of the journal: when it may leave."""
+    request_id: int
+    reply: Message
+    request_bytes: int
+    """Size of the request, whose entries are in memory until they are durable."""
+
+
 @attrs.define(eq=False)
 class _Replies:
-    """The bounded queue between the reader and the replier of one connection: (position, request id, reply)."""
+    """The queue between the reader and the replier of one connection, bounded by the reader."""
 
-    queue: deque[tuple[int, int, Message]] = attrs.field(factory=deque)
+    queue: deque[_QueuedReply] = attrs.field(factory=deque[_QueuedReply])
+    request_bytes: int = 0
     filled: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
     drained: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
+
+    def put(self, reply: _QueuedReply) -> None:
+        self.queue.append(reply)
+        self.request_bytes += reply.request_bytes
+        self.filled.unpark_all()
+
+    def take(self) -> _QueuedReply:
+        reply = self.queue.popleft()
+        self.request_bytes -= reply.request_bytes
+        return reply

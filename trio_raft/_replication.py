@@ -23,7 +23,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from trio_raft._codec import encode_frame
-from trio_raft._environment import Lane, draw_interval
+from trio_raft._environment import draw_interval
 from trio_raft._errors import LogCorrupt, ProtocolError, StateMachineError, StorageError, error_text, leaves
 from trio_raft._events import ContactLost, ContactResumed, PeerLostData, ReplicationRestarted
 from trio_raft._messages import (
@@ -38,7 +38,7 @@ from trio_raft._peers import dial_peer
 from trio_raft._records import Entry, LogIndex, Term
 from trio_raft._rules import append_entries
 from trio_raft._rules.append_entries import BadReply, Outcome, ReadFirst
-from trio_raft._rules.progress import InFlight, ReplyMismatch
+from trio_raft._rules.progress import InFlight, Mode, ReplyMismatch
 from trio_raft._server import Follower, Server
 from trio_raft._transport import Channel, ChannelBroken
 
@@ -177,8 +177,9 @@ class _Replication:
             )
             if not isinstance(request, ReadFirst):
                 return request
-            plan = self._server.store.plan_read(request.first, request.last, max_bytes=self._limits.max_batch_bytes)
-            entries = await self._server.environment.run_blocking(Lane.READ, self._server.store.execute_read, plan)
+            entries = await self._server.journal.read_back(
+                request.first, request.last, max_bytes=self._limits.max_batch_bytes
+            )
         return None
 
     # ------------------------------------------------------------------------------------ pipeline
@@ -199,7 +200,7 @@ class _Replication:
             # Proposers that were woken in the same turn of the loop join this request.
             await trio.lowlevel.checkpoint()
             frames: list[bytes] = []
-            while not frames or (self._has_work() and self._has_room()):
+            while self._progress.mode is Mode.PIPELINE and (not frames or (self._has_work() and self._has_room())):
                 request = await self._make(max_entries=self._limits.max_batch_entries)
                 if request is None:
                     break

@@ -51,7 +51,7 @@ from trio_raft._rules.progress import Progress
 from trio_raft._rules.reads import ReadRounds
 from trio_raft._rules.state import Role, State
 from trio_raft._tickets import Ticket
-from trio_raft.abc import LogStore, Transport
+from trio_raft.abc import Transport
 
 
 @attrs.define(eq=False)
@@ -83,7 +83,6 @@ class Server:
         *,
         environment: Environment,
         journal: Journal,
-        store: LogStore[object, object, object],
         transport: Transport,
         handshake: Handshake,
         events: EventHub,
@@ -93,7 +92,6 @@ class Server:
         self.state = state
         self.environment = environment
         self.journal = journal
-        self.store = store
         self.transport = transport
         self.handshake = handshake
         self.events = events
@@ -350,6 +348,8 @@ class Server:
     def _note_durable(self) -> None:
         if self.state.role is Role.LEADER:
             self.advance_commit()
+        # What is on disk may leave memory, applied or not: whoever comes late reads it back.
+        self.state.log.release(self.journal.durable_index)
         self._commit_or_disk_moved()
 
     def _commit_or_disk_moved(self) -> None:
@@ -362,7 +362,6 @@ class Server:
     def note_applied(self, index: LogIndex) -> None:
         """The state machine went through ``index``."""
         self.state.last_applied = index
-        self.state.log.release(min(index, self.journal.durable_index))
         for lot in (self.read_lot, self.room_lot, self.change_lot):
             if lot:
                 lot.unpark_all()

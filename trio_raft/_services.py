@@ -8,6 +8,7 @@ House rule: the role loop starts no role before the last one's nursery has ended
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 import trio
 
@@ -27,6 +28,7 @@ from trio_raft._leadership import lead
 from trio_raft._peers import PeerService
 from trio_raft._rules.state import Role
 from trio_raft._server import Server
+from trio_raft.abc import LogStore
 
 _ROLES = {Role.FOLLOWER: follow, Role.CANDIDATE: campaign, Role.LEADER: lead}
 
@@ -37,11 +39,13 @@ class Services:
     def __init__(
         self,
         server: Server,
+        store: LogStore[Any, Any, Any],
         listeners: Sequence[trio.abc.Listener[trio.abc.Stream]],
         *,
         apply: Callable[[], Awaitable[None]],
     ) -> None:
         self._server = server
+        self._store = store
         self._listeners = list(listeners)
         self._apply = apply
         self._scope = trio.CancelScope(shield=True)
@@ -81,7 +85,7 @@ class Services:
             server.crash = crash
             body_scope.cancel()
         server.close(server.crash)
-        server.store.close()
+        self._store.close()
         server.events.close()
         self.ended.set()
 

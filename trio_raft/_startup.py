@@ -70,7 +70,6 @@ async def recover(
         first_start,
         environment=environment,
         journal=journal,
-        store=store,
         transport=transport,
         handshake=handshake,
         events=events,

@@ -311,7 +311,10 @@ async def accept(
             reply = handshake.judge(hello)
             await channel.send(reply, request_id=frame.request_id)
             if not reply.accepted:
-                raise HandshakeRefused(f"{hello.sender} from {peer}", reply.refusal, code=reply.refusal_code)
+                # The host without its port, which is another one at each try: equal refusals have equal texts.
+                host = peer.rpartition(":")[0]
+                reason = f"{reply.refusal} (it dialled from {host})" if host else reply.refusal
+                raise HandshakeRefused(hello.sender, reason, code=reply.refusal_code)
         except BaseException:
             await channel.drop()
             raise
