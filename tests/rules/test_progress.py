@@ -123,7 +123,7 @@ def test_become_pipeline_needs_a_success() -> None:
 
 
 def test_told_commit_is_what_the_request_can_prove() -> None:
-    """A follower is told of a commit only as far as the request reaches, and of the highest one (R3, R12)."""
+    """A follower is told of a commit only as far as the request reaches, and of the highest one (R3)."""
     follower = piping()
     send(follower, request(1, 4, 6), commit=9)
     assert follower.told_commit == 6

@@ -45,7 +45,7 @@ def test_confirmed_alone() -> None:
 
 
 def test_acknowledgement_of_an_earlier_round_confirms_no_later_one() -> None:
-    """An answer to a heartbeat that left before the read arrived does not release it (Q1, Q4)."""
+    """An answer to a heartbeat that left before the read arrived does not release it (Q4)."""
     rounds = ReadRounds()
     rounds.join()
     rounds.sent()
@@ -86,7 +86,7 @@ def test_acknowledge_refuses_a_round_to_come() -> None:
     )
 )
 def test_released_reads_were_confirmed_after_they_arrived(steps: list[tuple[str, ServerId]]) -> None:
-    """A read is released only by an answer to a heartbeat that left after it arrived, and then it is (Q1, Q4)."""
+    """A read is released only by an answer to a heartbeat that left after it arrived, and then it is (Q4)."""
     rounds = ReadRounds()
     reads: list[tuple[int, int]] = []  # (time of arrival, round)
     under_way: dict[ServerId, list[tuple[int, int]]] = {N2: [], N3: []}  # (time of sending, round)

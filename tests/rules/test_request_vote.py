@@ -225,7 +225,7 @@ def test_reply_carries_the_voters_term() -> None:
 
 
 def test_reply_refuses_to_claim_a_vote_that_was_not_recorded() -> None:
-    """A granted vote is not stated before it was recorded in its term (E1, E2)."""
+    """A granted vote is not stated before it was recorded in its term (E1)."""
     state = follower(log_of(1), term=5)
     request = ask(6)
     decision = request_vote.answer(state, request, sticky=False, ready=True)

@@ -15,6 +15,7 @@ Reading order, each module standing on those before it::
     request_vote.py    the life of a vote: make the request, answer it, count the replies
     append_entries.py  the life of an append: make the request, answer it, digest the reply, commit
     reads.py           numbered rounds of heartbeats that prove to a leader that it still leads
+    bootstrap.py       what comes before all of that: the members settle who they are
 
 House rule: a rule that is asked to break a promise raises.  What a *peer* sent wrong is a ``ValueError`` of
 its own kind (``BadRequest``, ``BadReply``, ``BadRound``), and the caller drops that peer's connection; what

@@ -52,8 +52,7 @@ def make(
     max_bytes: int,
     entries: Sequence[Entry] | None = None,
 ) -> AppendEntries | ReadFirst:
-    """The request that follows ``progress.next_index - 1``; without entries if the follower has been sent
-    all.
+    """The request that follows ``progress.next_index - 1``; it has no entries if the follower was sent all.
 
     ``term`` is the constant of the leadership that asks.  ``entries`` are those that were read after a
     ``ReadFirst``; they are passed over if ``next_index`` has moved since.  Raises NotInLog if the follower

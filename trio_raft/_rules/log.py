@@ -84,8 +84,7 @@ class Log:
         tail: Sequence[Entry],
         memory_bytes: int,
     ) -> "Log":
-        """The log that a store found: the runs of all terms, and the newest entries, which end at
-        ``last_index``.
+        """The log that a store found: the runs of all terms, and the newest entries, which end at ``last_index``.
 
         Raises AssertionError if the parts do not fit together: the store's mistake, not a damaged file, which
         the store has already refused.

@@ -100,10 +100,10 @@ class Progress:
     # ------------------------------------------------------------------------------------------ the window
 
     def window_open(self, *, requests: int, size: int) -> bool:
-        """May another request leave?  In flight are then at most ``requests``, and ``size`` bytes plus one
-        request.
+        """May another request leave?
 
-        PROBE always waits for its one reply.
+        There are then at most ``requests`` in flight, and ``size`` bytes beside the newest one.  PROBE always waits
+        for its one reply.
         """
         if self.mode is Mode.PROBE:
             return not self.in_flight

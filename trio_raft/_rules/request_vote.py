@@ -35,8 +35,7 @@ from trio_raft._rules.state import Role, State
 
 
 def make(state: State, *, pre_vote: bool) -> RequestVote:
-    """The request of a candidate: for a pre-vote in the term that would come next, else for a vote in its
-    own.
+    """The request of a candidate: for a pre-vote in the term that would come next, else for a vote in its own.
 
     Raises AssertionError unless the server is a candidate that may campaign (E7) and, for a vote, stands in
     this term.
@@ -147,8 +146,7 @@ class Tally:
         """Who refused, and why, for a person."""
 
     def count(self, voter: ServerId, reply: RequestVoteReply) -> None:
-        """Take in a reply.  One of another round, of a non-voter, or a second one of the same voter changes
-        nothing.
+        """Take in a reply.  One of another round, of a non-voter, or the second of a voter changes nothing.
 
         A higher term in the reply is the caller's to adopt; it makes no vote of a refusal, and none the other
         way.
