@@ -84,7 +84,7 @@ async def run(arguments: argparse.Namespace, directory: Path) -> int:
                 patience=arguments.patience,
             )
             writes = Writes(cluster, writers=arguments.writers)
-            writes.on_failover_ended = partial(children.start_soon, report_failover, cluster, writes)
+            writes.on_failover_ended = lambda failover: children.start_soon(report_failover, cluster, writes, failover)
             with trio.CancelScope() as work:
                 children.start_soon(cancel_on_signal, signals, work)
                 result = await start_and_work(arguments, cluster, writes, directory, live=live)

@@ -13,6 +13,7 @@ printed as added is ever lost, since ``propose`` returns only once a majority ha
 
 import argparse
 import signal
+import sys
 import tempfile
 from pathlib import Path
 
@@ -21,7 +22,7 @@ import trio
 
 import trio_raft
 
-MEMBERS = {"n1": "127.0.0.1:7101", "n2": "127.0.0.1:7102", "n3": "127.0.0.1:7103"}
+NODES = ("n1", "n2", "n3")
 
 
 @attrs.frozen
@@ -42,27 +43,37 @@ class Counter(trio_raft.StateMachine[Add, int]):
         return self.value
 
 
-async def count(node_id: str, directory: Path) -> None:
+async def count(config: trio_raft.Config) -> None:
     """Run one node until it is cancelled; add one a second whenever it leads."""
-    config = trio_raft.Config(node_id=node_id, cluster_id="counter", members=MEMBERS, data_directory=directory)
     async with trio_raft.open_node(config, Counter()) as node:
+        print(f"{node.node_id} listens on {config.listen_address} and waits for a leader", flush=True)
         while True:
             leader = await node.wait_leader()
             try:
                 total = await node.propose(Add(1))
-                print(f"{node_id} leads term {node.term} and added 1: the counter is {total}", flush=True)
+                print(f"{node.node_id} leads term {node.term} and added 1: the counter is {total}", flush=True)
             except trio_raft.NotLeader:
                 seen = await node.read(lambda counter: counter.value, consistency="stale")
-                print(f"{node_id} follows {leader}: the counter is {seen} here", flush=True)
+                print(f"{node.node_id} follows {leader}: the counter is {seen} here", flush=True)
             except trio_raft.RaftError as error:
-                print(f"{node_id}: {error}", flush=True)
+                print(f"{node.node_id}: {error}", flush=True)
             await trio.sleep(1)
 
 
-async def main() -> None:
-    """Read the arguments, run the node, end on Ctrl-C."""
+async def run_until_signal(config: trio_raft.Config) -> None:
+    """Ctrl-C ends the node in good order."""
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(count, config)
+            await anext(signals)
+            nursery.cancel_scope.cancel()
+
+
+def main() -> None:
+    """Read the arguments; what goes wrong at the start ends with one line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("node_id", metavar="NODE", choices=MEMBERS, help=f"one of {', '.join(MEMBERS)}")
+    parser.add_argument("node_id", metavar="NODE", choices=NODES, help=f"one of {', '.join(NODES)}")
+    parser.add_argument("--port", type=int, default=7101, help="of n1; n2 and n3 take the next two (default: 7101)")
     parser.add_argument(
         "--directory",
         type=Path,
@@ -70,13 +81,18 @@ async def main() -> None:
         help="where the nodes keep their logs (default: %(default)s); remove it to count from 0 again",
     )
     arguments = parser.parse_args()
-    arguments.directory.mkdir(parents=True, exist_ok=True)
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(count, arguments.node_id, arguments.directory / arguments.node_id)
-            await anext(signals)
-            nursery.cancel_scope.cancel()
+    try:
+        arguments.directory.mkdir(parents=True, exist_ok=True)
+        config = trio_raft.Config(
+            node_id=arguments.node_id,
+            cluster_id="counter",
+            members={node: f"127.0.0.1:{arguments.port + place}" for place, node in enumerate(NODES)},
+            data_directory=arguments.directory / arguments.node_id,
+        )
+        trio.run(run_until_signal, config)
+    except* (trio_raft.RaftError, OSError) as errors:
+        sys.exit(f"{arguments.node_id}: {errors.exceptions[0]}")
 
 
 if __name__ == "__main__":
-    trio.run(main)
+    main()

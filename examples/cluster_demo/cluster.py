@@ -14,7 +14,7 @@ from pathlib import Path
 import attrs
 import trio
 
-from .child import Child, Condition, DidNotStart
+from .child import Child, Condition, DidNotStart, NoAnswer
 
 MAX_FEED_LINES = 1000
 """Events kept; older ones are forgotten."""
@@ -59,16 +59,6 @@ class Feed:
         return trio.current_time() - self._started
 
 
-@attrs.define(eq=False)
-class _CatchUp:
-    """A node that came back, until it has applied what was committed at that moment."""
-
-    how: str
-    began: float
-    applied_before: int
-    target: int
-
-
 class Cluster:
     """The nodes n1, n2, … as child processes of this one.
 
@@ -93,7 +83,6 @@ class Cluster:
         self._changed = trio.lowlevel.ParkingLot()
         self._leaders_paused: list[Child] = []
         self._followers_paused: list[Child] = []
-        self._catching_up: dict[str, _CatchUp] = {}
         self._last_leadership: tuple[int, str] = (0, "")
         names = [f"n{number}" for number in range(1, size + 1)]
         members = [f"{name}=127.0.0.1:{port}" for name, port in zip(names, free_ports(size), strict=True)]
@@ -207,8 +196,9 @@ class Cluster:
         if child.condition is not Condition.PAUSED:
             raise WrongMoment(f"{child.name} is {child.condition.value}, not paused")
         self._forget(child)
-        self._watch_catch_up(child, "resumed")
+        applied_before = child.status.last_applied if child.status is not None else 0
         child.resume()
+        self._nursery.start_soon(self._watch_catch_up, child, "resumed", applied_before)
 
     def out_of_patience(self, what: str) -> OutOfPatience:
         """The error for a wait that took too long, with how every node is."""
@@ -216,27 +206,27 @@ class Cluster:
         return OutOfPatience(f"{what} within {self.patience:g} s. {nodes}")
 
     async def _start(self, child: Child, problems: list[DidNotStart]) -> None:
-        self._watch_catch_up(child, "restarted")
+        is_restart = self._last_leadership[0] > 0
         with trio.move_on_after(self.patience) as patience:
             try:
                 await self._nursery.start(child.run)
             except DidNotStart as problem:
                 problems.append(problem)
+            else:
+                if is_restart:
+                    self._nursery.start_soon(self._watch_catch_up, child, "restarted", 0)
         if patience.cancelled_caught:
             problems.append(
                 DidNotStart(f"{child.name} did not listen within {self.patience:g} s: {child.last_words()}")
             )
 
     def _forget(self, child: Child) -> None:
-        self._catching_up.pop(child.name, None)
         for paused in (self._leaders_paused, self._followers_paused):
             if child in paused:
                 paused.remove(child)
 
     def _note_change(self) -> None:
         self._note_leader()
-        for name in list(self._catching_up):
-            self._note_caught_up(self.children[name])
         self._changed.unpark_all()
 
     def _note_leader(self) -> None:
@@ -247,22 +237,23 @@ class Cluster:
                 self._last_leadership = leadership
                 self.feed.say(f"{leader.name} is leader of term {leader.status.term}")
 
-    def _watch_catch_up(self, child: Child, how: str) -> None:
-        commits = [other.status.commit_index for other in self.children.values() if other.status is not None]
-        if commits:
-            applied = child.status.last_applied if child.status is not None else 0
-            self._catching_up[child.name] = _CatchUp(how, trio.current_time(), applied, max(commits))
-
-    def _note_caught_up(self, child: Child) -> None:
-        waiting = self._catching_up[child.name]
-        if child.condition is not Condition.RUNNING or child.status is None:
-            return
-        if child.status.last_applied >= waiting.target and child.status.leader is not None:
-            del self._catching_up[child.name]
-            entries = child.status.last_applied - waiting.applied_before
-            milliseconds = (trio.current_time() - waiting.began) * 1000
-            caught_up = f"caught up after {milliseconds:.0f} ms, {entries:,} entries applied"
-            self.feed.say(f"{child.name} {waiting.how} → {caught_up}")
+    async def _watch_catch_up(self, child: Child, how: str, applied_before: int) -> None:
+        """Say how long a node that came back takes to apply all that the others have committed by now."""
+        began = trio.current_time()
+        with trio.move_on_after(self.patience):
+            try:
+                leader = await self.wait_leader()
+                reached, _ = await leader.ask({"do": "barrier"}, patience=self.patience)
+                wait_applied = {"do": "wait_applied", "index": reached.get("applied", 0)}
+                caught_up, _ = await child.ask(wait_applied, patience=self.patience)
+            except NoAnswer:
+                return  # stopped again meanwhile
+            if "applied" in reached and "applied" in caught_up:
+                milliseconds = (trio.current_time() - began) * 1000
+                entries = caught_up["applied"] - applied_before
+                self.feed.say(
+                    f"{child.name} {how} → caught up after {milliseconds:.0f} ms, {entries:,} entries applied"
+                )
 
 
 def free_ports(count: int) -> list[int]:

@@ -1,0 +1,270 @@
+"""The example cluster, scripted, shown live, interrupted: real processes, sockets and disks."""
+
+import fcntl
+import importlib
+import os
+import pty
+import signal
+import struct
+import sys
+import termios
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from tests.processes.programs import (
+    CLUSTER,
+    PATIENCE_SECONDS,
+    environment,
+    run_program,
+    start_program,
+    wait_until_nobody_names,
+)
+
+pytestmark = pytest.mark.processes
+
+QUICK = "--heartbeat-timeout=0.4"
+
+
+@pytest.fixture
+def demo(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Imports a module of the example, as the example itself does."""
+    monkeypatch.syspath_prepend(str(CLUSTER.parent))
+    return lambda name: importlib.import_module(f"cluster_demo.{name}")
+
+
+# ------------------------------------------------------------------------------------------- scripts
+
+
+async def test_script_kill_and_restart() -> None:
+    """A leader that is killed and restarted costs no acknowledged write, and every replica ends up the same."""
+    ended = await run_program(CLUSTER, QUICK, "--json", "--script", "write 80; kill leader; write 80; restart; verify")
+    found = ended.last_json
+    assert ended.status == 0, ended
+    assert (found["acknowledged"], found["lost"], found["phantom"], found["identical"]) == (160, 0, 0, True)
+    assert found["compared"] == ["n1", "n2", "n3"]
+    assert found["crashed"] == []
+    assert len(found["failover_ms"]) == 1
+    assert found["failover_ms"][0] > 0
+    assert found["writes_per_second"] > 0
+    assert found["p99_ms"] >= found["p50_ms"] > 0
+    assert any(
+        "killed → " in event["text"] and "0 acknowledged writes lost" in event["text"] for event in found["events"]
+    )
+
+
+async def test_script_pause_and_resume() -> None:
+    """A leader that was stopped while others took over comes back as a follower and holds the same as they."""
+    ended = await run_program(
+        CLUSTER, QUICK, "--json", "--script", "write 40; pause leader; write 40; resume leader; write 40; verify"
+    )
+    found = ended.last_json
+    assert ended.status == 0, ended
+    assert (found["acknowledged"], found["lost"], found["phantom"], found["identical"]) == (120, 0, 0, True)
+    assert found["compared"] == ["n1", "n2", "n3"]
+    assert len(found["failover_ms"]) == 1
+
+
+async def test_script_five_nodes_lose_two() -> None:
+    """Five nodes go on without two, and a node that is still stopped is named and not compared."""
+    script = "write 30; kill follower; kill leader; write 30; verify; restart; pause n2; write 30"
+    ended = await run_program(CLUSTER, QUICK, "--json", "--nodes=5", "--script", script)
+    found = ended.last_json
+    assert ended.status == 0, ended
+    assert (found["acknowledged"], found["lost"], found["phantom"], found["identical"]) == (90, 0, 0, True)
+    assert found["compared"] == ["n1", "n3", "n4", "n5"]
+    assert found["not_compared"] == ["n2"]
+
+
+async def test_script_kills_in_a_row() -> None:
+    """Leader after leader is killed with nothing between but its restart."""
+    script = "write 5; " + "kill leader; restart; write 5; " * 4 + "verify"
+    ended = await run_program(CLUSTER, QUICK, "--json", "--script", script)
+    found = ended.last_json
+    assert ended.status == 0, ended
+    assert (found["acknowledged"], found["lost"], found["phantom"], found["identical"]) == (25, 0, 0, True)
+    assert len(found["failover_ms"]) == 4
+
+
+async def test_script_without_majority() -> None:
+    """A script that cannot go on ends after its patience, with what is missing and how every node is."""
+    script = "write 5; kill follower; kill follower; write 5"
+    ended = await run_program(CLUSTER, QUICK, "--json", "--patience=3", "--script", script)
+    found = ended.last_json
+    assert ended.status == 3, ended
+    assert found["acknowledged"] == 5
+    assert found["lost"] is None
+    assert found["error"].startswith("write 5: no write was acknowledged within 3 s")
+    assert found["error"].count(" is stopped") == 2
+
+
+@pytest.mark.parametrize(
+    ("script", "problem"),
+    [
+        ("write 5; slay leader", "verb 2, 'slay leader': 'slay' is no verb"),
+        ("write", "verb 1, 'write': write takes 1 argument"),
+        ("write many", "'many' is no number of writes"),
+        ("restart n1", "restart takes no arguments"),
+        ("sleep -1", "'-1' is no number of seconds"),
+        ("write 5;; verify", "verb 2, '': there is nothing between two semicolons"),
+        ("kill n4", "'n4' is none of leader, follower, n1, n2, n3"),
+        (" ", "the script is empty"),
+    ],
+)
+def test_script_wrong_words(demo: Any, script: str, problem: str) -> None:
+    """A wrong word in a script is named with its verb and position."""
+    parse, script_error = demo("script").parse, demo("script").ScriptError
+    with pytest.raises(script_error) as caught:
+        parse(script, names=["n1", "n2", "n3"])
+    assert problem in str(caught.value)
+
+
+async def test_script_wrong_word_starts_nothing() -> None:
+    """A wrong word ends the program with status 2 before a node is started."""
+    ended = await run_program(CLUSTER, "--script", "verify; kill everyone")
+    assert ended.status == 2
+    assert ended.output == ""
+    assert "verb 2, 'kill everyone': 'everyone' is none of leader" in ended.errors
+
+
+async def test_script_wrong_moment() -> None:
+    """A verb that makes no sense when its turn comes is named, and the status is 2."""
+    ended = await run_program(CLUSTER, QUICK, "--script", "write 1; resume n1")
+    assert ended.status == 2
+    assert "verb 2, 'resume n1': n1 is running, not paused" in ended.errors
+
+
+# ------------------------------------------------------------------------------------------- the verdict
+
+
+def test_verdict_finds_every_fault(demo: Any) -> None:
+    """A write that is missing, turned up after a refusal, was never made, or was applied twice is found."""
+    writes, verdict = demo("writes"), demo("verdict")
+    ledger, outcome = writes.Ledger(), writes.Outcome
+    for found in (outcome.ACKNOWLEDGED, outcome.ACKNOWLEDGED, outcome.REFUSED, outcome.UNKNOWN):
+        ledger.close(ledger.begin(), found)
+    keys = [ledger.key(number) for number in range(1, 5)]
+
+    def dump(*held: tuple[str, tuple[int, ...]]) -> Any:
+        return verdict.Dump(9, {key: (ledger.value(key), indices) for key, indices in held})
+
+    def judge(*dumps: Any) -> Any:
+        found = verdict.judge(ledger, dict(zip(("n1", "n2"), dumps, strict=False)), not_compared=[])
+        return found.lost, found.phantom, found.identical, found.good
+
+    good = dump((keys[0], (2,)), (keys[1], (3,)))
+    assert judge(good, good) == (0, 0, True, True)
+    assert judge(good, dump((keys[0], (2,)))) == (1, 0, False, False)
+    assert judge(dump(), dump()) == (2, 0, True, False)
+    assert judge(good, dump((keys[0], (2,)), (keys[1], (4,)))) == (0, 0, False, False)
+    with_unknown = dump((keys[0], (2,)), (keys[1], (3,)), (keys[3], (4,)))
+    assert judge(with_unknown, with_unknown) == (0, 0, True, True)
+    for extra in ((keys[2], (4,)), ("k00000077", (4,)), ("stranger", (4,)), (keys[3], (4, 5))):
+        wrong = dump((keys[0], (2,)), (keys[1], (3,)), extra)
+        assert judge(wrong, wrong) == (0, 1, True, False)
+    other_value = verdict.Dump(9, {**good.entries, keys[3]: ("of another run", (4,))})
+    assert judge(other_value, other_value) == (0, 1, True, False)
+
+
+# ------------------------------------------------------------------------------------------- ways to end
+
+
+async def test_interrupt_with_a_paused_node(tmp_path: Path) -> None:
+    """Ctrl-C ends the program, its children and a stopped child too."""
+    script = "write 5; pause follower; write 5; sleep 600"
+    async with start_program(CLUSTER, QUICK, f"--directory={tmp_path / 'data'}", "--script", script) as program:
+        await program.wait_for_output("sleep 600")
+        assert await program.end_by(signal.SIGINT) == 130
+    await wait_until_nobody_names(tmp_path)
+
+
+async def test_killed_controller_leaves_no_child(tmp_path: Path) -> None:
+    """Children whose controller was killed end by themselves, a stopped one too."""
+    script = "write 5; pause follower; write 5; sleep 600"
+    async with start_program(CLUSTER, QUICK, f"--directory={tmp_path / 'data'}", "--script", script) as program:
+        await program.wait_for_output("sleep 600")
+        await program.end_by(signal.SIGKILL)
+    await wait_until_nobody_names(tmp_path)
+
+
+async def test_steady_load_in_plain_lines(tmp_path: Path) -> None:
+    """Without a terminal the cluster prints lines, ends when its time is up, checks, and removes its directory."""
+    ended = await run_program(CLUSTER, QUICK, "--seconds=3", temporary=tmp_path)
+    assert ended.status == 0, ended
+    assert "is leader of term" in ended.output
+    assert "n1, n2, n3 compared: 0 lost, 0 phantom, identical" in ended.output
+    assert list(tmp_path.iterdir()) == []
+
+
+# ------------------------------------------------------------------------------------------- the live view
+
+
+class Terminal:
+    """The other side of a program's terminal."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self.shown = ""
+
+    async def read_until(self, *wanted: str) -> None:
+        """Until all of these words have been drawn since the last call."""
+        self.shown = ""
+        with trio.fail_after(PATIENCE_SECONDS):
+            while not all(words in self.shown for words in wanted):
+                await trio.lowlevel.wait_readable(self._descriptor)
+                self.shown += os.read(self._descriptor, 1 << 16).decode(errors="replace")
+
+    def press(self, key: str) -> None:
+        """Type."""
+        os.write(self._descriptor, key.encode())
+
+    def settings(self) -> list[Any]:
+        """What the terminal is set to."""
+        return termios.tcgetattr(self._descriptor)
+
+
+@asynccontextmanager
+async def run_in_terminal(*arguments: str) -> AsyncIterator[tuple[Terminal, trio.Process]]:
+    """The cluster program on a terminal of 80 columns and 24 lines."""
+    ours, theirs = pty.openpty()
+    try:
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        process = await trio.lowlevel.open_process(
+            [sys.executable, str(CLUSTER), *arguments],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env={**environment(), "TERM": "xterm", "COLUMNS": "80", "LINES": "24"},
+            start_new_session=True,
+        )
+        try:
+            yield Terminal(ours), process
+        finally:
+            with trio.CancelScope(shield=True):
+                process.kill()
+                await process.wait()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+async def test_live_view_keys() -> None:
+    """The live view obeys its keys, shows the failover in words, and gives the terminal back as it was."""
+    pytest.importorskip("rich", reason="the live view needs rich")
+    async with run_in_terminal(QUICK) as (terminal, process):
+        before = terminal.settings()
+        await terminal.read_until("is leader of term", "quit", "writes/s")
+        assert terminal.settings() != before
+        terminal.press("k")
+        await terminal.read_until("killed → ", "0 acknowledged writes lost")
+        terminal.press("r")
+        await terminal.read_until("restarted → caught up")
+        terminal.press("q")
+        await terminal.read_until("n1, n2, n3 compared: 0 lost, 0 phantom, identical", "acknowledged")
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert await process.wait() == 0
+        assert terminal.settings() == before

@@ -1,0 +1,46 @@
+"""The small examples run as their own text says."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.processes.programs import COUNTER, run_program, start_program, three_ports_in_a_row
+
+pytestmark = pytest.mark.processes
+
+
+async def test_counter_goes_on_without_its_leader(tmp_path: Path) -> None:
+    """Three counters agree; the two that are left go on counting from where their leader was, and it comes back."""
+    options = (f"--directory={tmp_path}", f"--port={three_ports_in_a_row()}")
+    async with (
+        start_program(COUNTER, "n1", *options) as first,
+        start_program(COUNTER, "n2", *options) as second,
+        start_program(COUNTER, "n3", *options) as third,
+    ):
+        programs = {"n1": first, "n2": second, "n3": third}
+        await first.wait_for_output("the counter is 2")
+        leader = first.output.split("follows ")[1][:2] if "follows " in first.output else "n1"
+        assert await programs.pop(leader).end_by(signal.SIGINT) == 0
+        for program in programs.values():
+            await program.wait_for_output("the counter is 4")
+        async with start_program(COUNTER, leader, *options) as again:
+            await again.wait_for_output("the counter is 5")
+
+
+async def test_counter_port_in_use(tmp_path: Path) -> None:
+    """A second program of the same name ends with one line that names what is in use."""
+    options = (f"--directory={tmp_path}", f"--port={three_ports_in_a_row()}")
+    async with start_program(COUNTER, "n1", *options) as first:
+        await first.wait_for_output("n1 listens")
+        ended = await run_program(COUNTER, "n1", *options)
+    assert ended.status == 1
+    assert ended.errors.startswith("n1: ")
+    assert ended.errors.count("\n") == 1
+
+
+async def test_counter_explains_itself() -> None:
+    """The help says how to run it."""
+    ended = await run_program(COUNTER, "--help")
+    assert ended.status == 0
+    assert "in three terminals" in ended.output
