@@ -16,7 +16,7 @@ import cattrs
 from cattrs.gen import make_dict_structure_fn
 from cattrs.v import transform_error
 
-from trio_raft._errors import ConfigurationError
+from trio_raft._errors import ConfigurationError, leaves
 from trio_raft._messages import ServerId
 from trio_raft._records import record_size
 
@@ -287,8 +287,6 @@ def _strict_converter() -> cattrs.Converter:
 
 def _raise_first_configuration_error(error: BaseException) -> None:
     """A relation that failed while a class was made keeps its own, clearer error."""
-    if isinstance(error, ConfigurationError):
-        raise error
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            _raise_first_configuration_error(inner)
+    for leaf in leaves(error):
+        if isinstance(leaf, ConfigurationError):
+            raise leaf

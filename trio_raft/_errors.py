@@ -13,9 +13,7 @@ error of the same meaning (``trio.ClosedResourceError``, ``trio.WouldBlock``) th
 """
 
 from pathlib import Path
-from typing import TypeVar
-
-ErrorT = TypeVar("ErrorT", bound=BaseException)
+from typing import cast
 
 
 class RaftError(Exception):
@@ -242,9 +240,9 @@ def error_text(error: BaseException) -> str:
     return str(error) if isinstance(error, RaftError) else f"{type(error).__name__}: {error}"
 
 
-def leaves(group: BaseExceptionGroup[ErrorT]) -> list[ErrorT]:
-    """The single exceptions in a group of groups, in order."""
-    found: list[ErrorT] = []
-    for error in group.exceptions:
-        found += leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
-    return found
+def leaves(error: BaseException) -> list[BaseException]:
+    """The single exceptions in a group of groups, in order; of one that is no group, itself."""
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    group = cast("BaseExceptionGroup[BaseException]", error)
+    return [leaf for inner in group.exceptions for leaf in leaves(inner)]

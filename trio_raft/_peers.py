@@ -78,29 +78,38 @@ class PeerService:
             self._connections -= 1
 
     async def _serve_accepted(self, stream: trio.abc.Stream) -> None:
-        server = self._server
-        peer = "an unknown peer"
+        channel = await self._shake_hands(stream)
+        if channel is None:
+            return
         try:
-            channel = await accept(
-                stream, server.handshake, environment=server.environment, timeouts=server.config.timeouts
-            )
-            peer = channel.peer
-            try:
-                if channel.purpose is Purpose.REPLICATION:
-                    await self._serve_replication(channel)
-                else:
-                    await self._serve_control(channel)
-            finally:
-                await channel.drop()
-        # except* since the reader's and the replier's errors arrive in their nursery's group.
-        except* HandshakeRefused as refusals:
-            for refused in leaves(refusals):
-                server.events.publish_refusal(PeerRefused(refused.peer, refused.code, refused.reason))
+            if channel.purpose is Purpose.REPLICATION:
+                await self._serve_replication(channel)
+            else:
+                await self._serve_control(channel)
+        # except* since these arrive in the group of the connection's nursery.
         except* (ProtocolError, BadRequest) as group:
-            server.events.publish(BadInput(peer, "; ".join(str(error) for error in leaves(group))))
+            problem = "; ".join(str(error) for error in leaves(group))
+            self._server.events.publish(BadInput(channel.peer, problem))
         except* ChannelBroken:
             # The usual end: the peer left, or its own side reports the loss.
             pass
+        finally:
+            await channel.drop()
+
+    async def _shake_hands(self, stream: trio.abc.Stream) -> Channel | None:
+        server = self._server
+        try:
+            return await accept(
+                stream, server.handshake, environment=server.environment, timeouts=server.config.timeouts
+            )
+        except HandshakeRefused as error:
+            server.events.publish_refusal(PeerRefused(error.peer, error.code, error.reason))
+        except ProtocolError as error:
+            server.events.publish(BadInput(error.peer, error.reason))
+        except ChannelBroken:
+            # Somebody looked in and left.
+            pass
+        return None
 
     # ------------------------------------------------------------------------------------ replication
 

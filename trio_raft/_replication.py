@@ -87,6 +87,11 @@ class _Replication:
             await self._clock.sleep(pause)
             pause = min(2 * pause, self._timeouts.retry_backoff_cap)
 
+    async def _answer_within(self, seconds: float, channel: Channel, request: Message) -> Message:
+        with self._clock.move_on_after(seconds):
+            return await channel.request(request)
+        raise self._unanswered(seconds)
+
     def _unanswered(self, seconds: float) -> ChannelBroken:
         return ChannelBroken(self._follower.id, f"no answer within {seconds} s")
 
@@ -122,10 +127,7 @@ class _Replication:
             if request is None:
                 return False
             sent_at = self._clock.now()
-            with self._clock.move_on_after(self._timeouts.request_timeout) as scope:
-                reply = await channel.request(request)
-            if scope.cancelled_caught:
-                raise self._unanswered(self._timeouts.request_timeout)
+            reply = await self._answer_within(self._timeouts.request_timeout, channel, request)
             if not self._leads():
                 return False
             outcome = self._digest(reply, request, sent_at)
@@ -317,10 +319,7 @@ class _Replication:
             return False
         sent_at = self._clock.now()
         request = Heartbeat(self._term, server.node_id, server.reads.sent())
-        with self._clock.move_on_after(self._timeouts.heartbeat_timeout / 2) as scope:
-            reply = await channel.request(request)
-        if scope.cancelled_caught:
-            raise self._unanswered(self._timeouts.heartbeat_timeout / 2)
+        reply = await self._answer_within(self._timeouts.heartbeat_timeout / 2, channel, request)
         if not isinstance(reply, HeartbeatReply):
             raise ProtocolError(channel.peer, f"answered a Heartbeat with {type(reply).__name__}")
         if not self._leads():

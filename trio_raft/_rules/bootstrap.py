@@ -32,9 +32,9 @@ class Bootstrap:
     own_id: ServerId
     own_incarnation: Incarnation
     members: frozenset[ServerId]
-    incarnations: dict[ServerId, Incarnation] = attrs.field(factory=dict)
+    incarnations: dict[ServerId, Incarnation] = attrs.field(factory=dict[ServerId, Incarnation])
     done: bool = False
-    confirmed: set[ServerId] = attrs.field(factory=set)
+    confirmed: set[ServerId] = attrs.field(factory=set[ServerId])
     """Peers that stated durably the map that is recorded here."""
     replaced_for: Incarnation | None = None
     """The incarnation by which the cluster knows this id, if it is not this directory's."""
