@@ -4,7 +4,7 @@ import pytest
 
 from tests.rules.building import progress
 from trio_raft._records import LogIndex
-from trio_raft._rules.progress import NEVER, InFlight, Mode, Progress, ReplyMismatch
+from trio_raft._rules.progress import InFlight, Mode, Progress, ReplyMismatch
 
 
 def request(request_id: int, previous: int, last: int, *, size: int = 10) -> InFlight:
@@ -131,17 +131,6 @@ def test_told_commit_is_what_the_request_can_prove() -> None:
     assert follower.told_commit == 7
     send(follower, request(3, 8, 8), commit=5)
     assert follower.told_commit == 7
-
-
-def test_contact_is_dated_by_the_sending() -> None:
-    """Contact counts from when the newest answered request left, of appends apart (R11)."""
-    follower = progress(1)
-    assert (follower.last_contact, follower.last_append_contact) == (NEVER, NEVER)
-    follower.heard(sent_at=5.0, append=False)
-    follower.heard(sent_at=3.0, append=True)
-    assert (follower.last_contact, follower.last_append_contact) == (5.0, 3.0)
-    follower.heard(sent_at=4.0, append=False)
-    assert (follower.last_contact, follower.last_append_contact) == (5.0, 3.0)
 
 
 def test_lost_data_does_not_count() -> None:

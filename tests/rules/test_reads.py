@@ -4,11 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.rules.building import N1, N2, N3, N4, THREE, leader, log_of
+from tests.rules.building import N1, N2, N3, N4, THREE
 from trio_raft._messages import ServerId
-from trio_raft._records import LogIndex
 from trio_raft._rules.configuration import Configuration
-from trio_raft._rules.reads import BadRound, ReadRounds, committed_in_own_term
+from trio_raft._rules.reads import BadRound, ReadRounds
 
 
 def test_join_before_anything_left_shares_a_round() -> None:
@@ -102,11 +101,3 @@ def test_released_reads_were_confirmed_after_they_arrived(steps: list[tuple[str,
             newest_answered = max(newest_answered, sent_at)
         confirmed = rounds.confirmed(THREE, N1)
         assert [number <= confirmed for _, number in reads] == [at < newest_answered for at, _ in reads]
-
-
-@pytest.mark.parametrize(("commit", "expected"), [(0, False), (2, False), (3, True), (4, True)])
-def test_committed_in_own_term(commit: int, expected: bool) -> None:
-    """A read index exists once an entry of the leader's own term is committed, not before (Q3)."""
-    state = leader(log_of(1, 2, 5, 5), term=5)
-    state.raise_commit(LogIndex(commit))
-    assert committed_in_own_term(state) is expected

@@ -91,12 +91,6 @@ class Progress:
         """May its acknowledgements commit entries?"""
         return not self.lost_data
 
-    def heard(self, *, sent_at: float, append: bool) -> None:
-        """A request that was sent then was answered; replies of two connections come in any order (R11)."""
-        self.last_contact = max(self.last_contact, sent_at)
-        if append:
-            self.last_append_contact = max(self.last_append_contact, sent_at)
-
     # ------------------------------------------------------------------------------------------ the window
 
     def window_open(self, *, requests: int, size: int) -> bool:

@@ -12,23 +12,17 @@ Any number of reads share a round; a round closes when its first heartbeat leave
 a read is answered is noted when it arrives; a majority for its round says that this index was the newest.
 
 That index means something only once the leader has committed an entry of its own term: before that it may lag
-behind what its predecessor had committed (paper section 8).  ``committed_in_own_term`` is that question (Q3).
+behind what its predecessor had committed (paper section 8).  Whoever asks for a round sees to that first (Q3).
 
 House rule: acknowledgements are per server and only rise, so late and repeated ones are harmless.
 """
 
 from trio_raft._messages import ServerId
 from trio_raft._rules.configuration import Configuration
-from trio_raft._rules.state import State
 
 
 class BadRound(ValueError):
     """A peer acknowledges a round that was never opened: counting it would confirm reads yet to come."""
-
-
-def committed_in_own_term(state: State) -> bool:
-    """Has the leader committed an entry of its own term, so that its commit index is up to date (Q3)?"""
-    return state.log.term_at(state.commit_index) == state.current_term
 
 
 class ReadRounds:
