@@ -127,7 +127,7 @@ def test_figure_8_entry_of_the_own_term_commits_what_is_below() -> None:
 
 
 def test_no_op_opens_every_term() -> None:
-    """A new leader commits what it inherited by an entry of its own, without any command (R2, paper section 8)."""
+    """A new leader commits what it inherited by an entry of its own, without any command (R2)."""
     cluster = Cluster(THREE)
     for node in cluster.nodes.values():
         put(node, [1, 1])
