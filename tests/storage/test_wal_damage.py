@@ -28,11 +28,12 @@ from tests.storage.support import (
     vote,
 )
 from trio_raft._errors import DirectoryMismatch, IncompatibleVersion, LogCorrupt
+from trio_raft._messages import Incarnation, ServerId
 from trio_raft._records import EntryKind, LogIndex, Term, make_entry
 from trio_raft._storage import format as log_format
 from trio_raft._storage.format import SECTOR_BYTES
 from trio_raft._storage.segments import segment_path
-from trio_raft.abc import Append, JournalItem
+from trio_raft.abc import Append, JournalItem, SaveBootstrap, StoreIdentity
 from trio_raft.testing._disk import SimDisk
 
 FIRST = segment_path(DIRECTORY, 1)
@@ -140,14 +141,34 @@ def test_torn_tail_is_zeroed_to_the_end_before_anything_is_appended() -> None:
 
 
 def test_torn_description_is_thrown_away() -> None:
-    """A segment whose description was torn never held anything: it goes, the log ends before it (S3, S6)."""
-    log = write_log([commands(1, 1, term=1, data=b"\x01" * 2900)])
-    size = len(log_format.blank_description(identity(), segment_bytes=4096).node_id)
-    for torn in (b"\0" * 40 + b"remains of it", b"\0" * (511 - size) + b"x"):
-        log.disk.overwrite(SECOND, bytes(SECTOR_BYTES) + bytes(3584))
-        log.disk.overwrite(SECOND, torn + bytes(4096 - len(torn)))
-        if torn[:SECTOR_BYTES].strip(b"\0"):
-            check_refused(log.disk, path=SECOND, offset=0, index=2, match="something other than batch 3")
+    """A segment whose description was torn never held anything: it goes, and the log ends before it (S3, S6)."""
+    members = SaveBootstrap({ServerId(f"server-{number}"): Incarnation("aa" * 8) for number in range(40)}, True)
+    log = write_log([members], [commands(1, 1, term=1, data=b"\x01" * 9000)], segment_bytes=12288)
+    store = open_store(log.disk, segment_bytes=12288)
+    save(store, commands(2, 2, term=1, data=b"\x02" * 9000))
+    store.close()
+    sectors = len(log_format.encode_description(store._active.description, number=4)) // SECTOR_BYTES
+    assert sectors == 3
+    description = log.disk.contents(SECOND)[: sectors * SECTOR_BYTES]
+    for lost in range(sectors):
+        torn = bytearray(description + bytes(12288 - len(description)))
+        zero(torn, lost * SECTOR_BYTES)
+        log.disk.overwrite(SECOND, bytes(torn))
+        size = len(torn.rstrip(b"\0"))
+        found = recover(log.disk, segment_bytes=12288)
+        assert (Image.of(found), found.cut_bytes, found.cut_path) == (log.image, size, str(SECOND))
+        assert log.disk.paths() == [FIRST]
+        assert recover(log.disk, segment_bytes=12288).cut_bytes == 0
+
+
+def test_corrupt_lost_description_with_a_batch_behind_it_is_refused() -> None:
+    """A description of zeros is damage if anything stands behind the place that it took (S3)."""
+    log = write_log([commands(1, 1, term=1, data=b"\x01" * 2900)], [commands(2, 2, term=1, data=b"\x02" * 2900)])
+    for lost in (SECTOR_BYTES, 5 * SECTOR_BYTES):
+        disk = log.disk.after_power_cut(lambda _: True)
+        used = len(disk.contents(SECOND).rstrip(b"\0"))
+        damage(disk, SECOND, lambda content, lost=lost: zero(content, 0, lost))  # type: ignore[misc]
+        check_refused(disk, path=SECOND, offset=0, index=2, match=f"at byte {used - 1} there is something")
 
 
 # ------------------------------------------------------------------------------------ corrupt
@@ -360,7 +381,7 @@ def test_newer_format_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     [(identity("n2"), "node_id"), (identity(cluster_id="other"), "cluster_id")],
     ids=["node", "cluster"],
 )
-def test_foreign_directory_is_refused(stranger: log_format.StoreIdentity, field: str) -> None:
+def test_foreign_directory_is_refused(stranger: StoreIdentity, field: str) -> None:
     """A directory of another node or cluster is refused, and nothing in it is changed."""
     log = small_log()
     before = (log.disk.contents(FIRST), list(log.disk.operations))
@@ -412,7 +433,8 @@ def test_nonsense_in_a_sound_batch_is_refused(record: bytes, problem: str) -> No
 def test_nonsense_in_a_description_is_refused(plain: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """A description with a right checksum that lacks its fields is refused."""
     real = msgpack.packb
-    monkeypatch.setattr(log_format.msgpack, "packb", lambda value: real(plain if isinstance(value, dict) else value))
+    forged = real(plain)
+    monkeypatch.setattr(msgpack, "packb", lambda value: forged if isinstance(value, dict) else real(value))
     disk = SimDisk()
     open_store(disk).close()
     monkeypatch.undo()

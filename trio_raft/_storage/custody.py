@@ -16,14 +16,14 @@ import trio
 
 from trio_raft._storage.files import Files
 
-_lingering: set[str] = set()
+_lingering: set["Custody"] = set()
 _lingering_mutex = threading.Lock()
 
 
 def is_lingering(directory: Path) -> bool:
     """Does a write of a store that was closed in this process still hold the directory?"""
     with _lingering_mutex:
-        return str(directory) in _lingering
+        return any(custody.directory == directory for custody in _lingering)
 
 
 class Custody:
@@ -31,7 +31,7 @@ class Custody:
 
     def __init__(self, files: Files, directory: Path) -> None:
         self._files = files
-        self._directory = str(directory)
+        self.directory = directory
         self._mutex = threading.Lock()
         self._users = 0
         self._closed = False
@@ -57,14 +57,14 @@ class Custody:
             self._closed = True
             if self._users:
                 with _lingering_mutex:
-                    _lingering.add(self._directory)
+                    _lingering.add(self)
                 return
         self._close_all()
 
     def __enter__(self) -> None:
         with self._mutex:
             if self._closed:
-                raise trio.ClosedResourceError(f"the log in {self._directory} is closed")
+                raise trio.ClosedResourceError(f"the log in {self.directory} is closed")
             self._users += 1
 
     def __exit__(
@@ -79,7 +79,7 @@ class Custody:
                 return
         self._close_all()
         with _lingering_mutex:
-            _lingering.discard(self._directory)
+            _lingering.discard(self)
 
     def _close_all(self) -> None:
         while self._descriptors:

@@ -17,6 +17,12 @@ from typing import Protocol
 
 from trio_raft._errors import ConfigurationError, StorageError, StorageFull
 
+_NO_DIRECTORY = frozenset(
+    {
+        *(errno.EACCES, errno.EPERM, errno.EROFS),
+        *(errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG),
+    }
+)
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -172,10 +178,16 @@ def storage_errors(path: Path, operation: str, *, needed: int | None = None) -> 
 
 
 @contextlib.contextmanager
-def directory_errors(path: Path) -> Iterator[None]:
-    """Translate what goes wrong with the data directory itself into ConfigurationError."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise ConfigurationError("data_directory", f"{path} cannot be used: {reason}") from error
+def directory_errors(path: Path, *, needed: int) -> Iterator[None]:
+    """Translate what goes wrong with the data directory itself, once.
+
+    A path that cannot be a data directory is a ConfigurationError; the rest is as in ``storage_errors``.
+    """
+    with storage_errors(path, "opening", needed=needed):
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _NO_DIRECTORY:
+                raise
+            problem = f"{path} cannot be used: {error.strerror}"
+            raise ConfigurationError("data_directory", problem) from error

@@ -72,36 +72,44 @@ class _Reader:
         self._files = files
         self._directory = directory
         self._number = 0
+        self._path = directory
         self._descriptor: int | None = None
         self._chunk = b""
         self._start = 0
+        """Where the chunk was read from."""
 
     def entry(self, location: int, *, index: LogIndex, term: Term) -> Entry:
+        """The entry that stands there, if it is the one with this index and term.  Raises LogCorrupt, StorageError."""
         number, offset = split_location(location)
-        path = segment_path(self._directory, number)
-        with storage_errors(path, "reading"):
-            if number != self._number:
-                self.close()
-                self._descriptor, self._number = self._files.open(path, write=False), number
-            header = self._bytes(offset, RECORD_HEADER_BYTES)
-            record = self._bytes(offset, record_size(int.from_bytes(header[4:8], "little")))
+        if number != self._number:
+            self._turn_to(number)
+        header = self._bytes(offset, RECORD_HEADER_BYTES)
+        record = self._bytes(offset, record_size(int.from_bytes(header[4:8], "little")))
         try:
+            if not record:
+                raise BadRecord("the file ends before it", offset=0)
             [entry] = decode_entries(record)
-        except (BadRecord, ValueError) as error:
-            raise LogCorrupt(path, offset=offset, index=index, problem=str(error)) from error
-        if entry.index != index or entry.term != term:
-            raise LogCorrupt(path, offset=offset, index=index, problem=f"{entry} stands there, of term {term}")
+            if entry.index != index or entry.term != term:
+                raise BadRecord(f"{entry} stands in the place of one of term {term}", offset=0)
+        except BadRecord as error:
+            raise LogCorrupt(self._path, offset=offset, index=index, problem=error.reason) from error
         return entry
-
-    def _bytes(self, offset: int, size: int) -> bytes:
-        at = offset - self._start
-        if not 0 <= at <= len(self._chunk) - size and self._descriptor is not None:
-            size_read = max(size, CHUNK_BYTES)
-            self._chunk = self._files.read(self._descriptor, size=size_read, offset=offset)
-            self._start, at = offset, 0
-        return self._chunk[at : at + size]
 
     def close(self) -> None:
         if self._descriptor is not None:
             self._files.close(self._descriptor)
             self._descriptor, self._chunk = None, b""
+
+    def _turn_to(self, number: int) -> None:
+        self.close()
+        self._path, self._number = segment_path(self._directory, number), number
+        with storage_errors(self._path, "reading"):
+            self._descriptor = self._files.open(self._path, write=False)
+
+    def _bytes(self, offset: int, size: int) -> bytes:
+        at = offset - self._start
+        if not 0 <= at <= len(self._chunk) - size and self._descriptor is not None:
+            with storage_errors(self._path, "reading"):
+                chunk = self._files.read(self._descriptor, size=max(size, CHUNK_BYTES), offset=offset)
+            self._chunk, self._start, at = chunk, offset, 0
+        return self._chunk[at : at + size]

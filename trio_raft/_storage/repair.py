@@ -28,12 +28,12 @@ from trio_raft._storage.segments import (
 _LOCK_NAME = "lock"
 
 
-def lock_directory(files: Files, custody: Custody, directory: Path) -> None:
-    """Create the directory if need be, and make it ours.
+def lock_directory(files: Files, custody: Custody, directory: Path, *, needed: int) -> None:
+    """Create the directory if need be, and make it ours.  ``needed``: bytes that a new log will take.
 
     Raises DirectoryInUse, ConfigurationError, StorageError, StorageFull.
     """
-    with directory_errors(directory):
+    with directory_errors(directory, needed=needed):
         files.make_directory(directory)
         try:
             custody.take(files.lock(directory / _LOCK_NAME))

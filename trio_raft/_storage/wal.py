@@ -91,7 +91,7 @@ class FileLogStore(LogStore[WritePlan, ReadPlan, Upkeep]):
 
     def _open(self, identity: StoreIdentity, memory_bytes: int) -> Recovered:
         files, directory = self._files, self._directory
-        lock_directory(files, self._custody, directory)
+        lock_directory(files, self._custody, directory, needed=self._segment_bytes)
         with storage_errors(directory, "listing"):
             numbers = segment_numbers(files, directory)
         found = scan(files, directory, numbers, identity, memory_bytes=memory_bytes)
