@@ -14,7 +14,7 @@ from pathlib import Path
 import attrs
 import cattrs
 from cattrs.gen import make_dict_structure_fn
-from cattrs.v import transform_error
+from cattrs.v import format_exception, transform_error
 
 from trio_raft._errors import ConfigurationError, leaves
 from trio_raft._messages import ServerId
@@ -234,7 +234,7 @@ class Config:
                 table = tomllib.load(file)
         except OSError as error:
             raise ConfigurationError("", f"cannot read {path}: {error.strerror}") from error
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigurationError("", f"{path} is not valid TOML: {error}") from error
         return cls.from_mapping(table)
 
@@ -248,8 +248,9 @@ class Config:
             raise
         except Exception as error:
             _raise_first_configuration_error(error)
-            problem = "; ".join(transform_error(error, path="config"))
+            problem = "; ".join(transform_error(error, path="config", format_exception=_what_was_found))
             key = problem.rpartition(" @ config.")[2] if " @ config." in problem else ""
+            key = key.replace("['", ".").replace("']", "")
             raise ConfigurationError(key, problem) from error
 
 
@@ -283,6 +284,11 @@ def _strict_converter() -> cattrs.Converter:
             settings, make_dict_structure_fn(settings, converter, _cattrs_forbid_extra_keys=True)
         )
     return converter
+
+
+def _what_was_found(error: BaseException, expected: type | None) -> str:
+    """The strict hooks say what they found; cattrs' own wording leaves that out."""
+    return str(error) if type(error) is ValueError else format_exception(error, expected)
 
 
 def _raise_first_configuration_error(error: BaseException) -> None:

@@ -1,0 +1,248 @@
+"""Settings: every relation is checked, and every mistake in a file is named by the path of its key."""
+
+from pathlib import Path
+
+import attrs
+import pytest
+
+from trio_raft._config import KIBIBYTE, MEBIBYTE, Config, Limits, Timeouts, split_address
+from trio_raft._errors import ConfigurationError
+
+MEMBERS = {"n1": "127.0.0.1:7001", "n2": "127.0.0.1:7002", "n3": "[::1]:7003"}
+
+MINIMAL = """
+node_id = "n1"
+cluster_id = "demo"
+data_directory = "/var/lib/demo"
+[members]
+n1 = "127.0.0.1:7001"
+n2 = "127.0.0.1:7002"
+n3 = "[::1]:7003"
+"""
+
+
+def in_file(directory: Path, text: str) -> Config:
+    path = directory / "node.toml"
+    path.write_text(text)
+    return Config.from_toml(path)
+
+
+def make_config(**changes: object) -> Config:
+    settings: dict[str, object] = {
+        "node_id": "n1",
+        "cluster_id": "demo",
+        "members": MEMBERS,
+        "data_directory": "/var/lib/demo",
+    }
+    return Config(**(settings | changes))  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------------------------------------- timeouts and limits
+
+SMALLER_THAN = [
+    ("leader_lease_timeout", "heartbeat_timeout"),
+    ("heartbeat_timeout", "election_timeout"),
+    ("commit_timeout", "heartbeat_timeout"),
+    ("disk_stall_timeout", "request_timeout"),
+    ("request_timeout", "replication_stall_timeout"),
+    ("retry_backoff", "retry_backoff_cap"),
+]
+
+
+@pytest.mark.parametrize(("smaller", "larger"), SMALLER_THAN)
+def test_timeouts_relation(smaller: str, larger: str) -> None:
+    """Lease ≤ heartbeat ≤ election, and every other relation of durations, is checked when they are made (E9)."""
+    limit = getattr(Timeouts(), larger)
+    assert getattr(Timeouts(**{smaller: limit}), smaller) == limit
+    with pytest.raises(ConfigurationError) as caught:
+        Timeouts(**{smaller: limit * 1.01})
+    assert caught.value.key == f"timeouts.{smaller}"
+    assert f"timeouts.{larger}" in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("inf"), float("nan")])
+@pytest.mark.parametrize("name", [field.name for field in attrs.fields(Timeouts)])
+def test_timeouts_are_positive_and_finite(name: str, value: float) -> None:
+    """No duration may be zero, negative, infinite or no number."""
+    with pytest.raises(ConfigurationError) as caught:
+        Timeouts(**{name: value})
+    assert caught.value.key == f"timeouts.{name}"
+
+
+@pytest.mark.parametrize("name", [field.name for field in attrs.fields(Limits)])
+def test_limits_are_positive(name: str) -> None:
+    """Nothing may be bounded by zero."""
+    with pytest.raises(ConfigurationError) as caught:
+        Limits(**{name: 0})
+    assert caught.value.key == f"limits.{name}"
+
+
+@pytest.mark.parametrize("name", ["max_command_bytes", "max_batch_bytes"])
+def test_limits_largest_batch_fits_a_frame(name: str) -> None:
+    """A command with its record, and a whole batch, fit into the largest frame."""
+    with pytest.raises(ConfigurationError) as caught:
+        Limits(**{name: 8 * MEBIBYTE + 1})
+    assert caught.value.key == "limits.max_frame_body"
+
+
+def test_limits_largest_write_fits_a_segment() -> None:
+    """One write to the log, its last item included, fits into a segment."""
+    with pytest.raises(ConfigurationError) as caught:
+        Limits(segment_bytes=12 * MEBIBYTE)
+    assert caught.value.key == "limits.segment_bytes"
+
+
+def test_limits_small_ones_fit_together() -> None:
+    """Small limits for tests and small machines are accepted, where their relations hold."""
+    limits = Limits(
+        max_command_bytes=KIBIBYTE,
+        max_batch_bytes=2 * KIBIBYTE,
+        max_frame_body=4 * KIBIBYTE,
+        journal_batch_bytes=8 * KIBIBYTE,
+        segment_bytes=128 * KIBIBYTE,
+    )
+    assert limits.largest_batch == 2 * KIBIBYTE
+
+
+def test_heartbeat_interval_is_a_tenth() -> None:
+    """Heartbeats go out every tenth of the heartbeat timeout."""
+    assert Timeouts(heartbeat_timeout=0.5, leader_lease_timeout=0.2).heartbeat_interval == pytest.approx(0.05)
+
+
+# ------------------------------------------------------------------------------------------- one node
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"node_id": ""}, "node_id"),
+        ({"cluster_id": ""}, "cluster_id"),
+        ({"node_id": "n4"}, "members"),
+        ({"members": {}}, "members"),
+        ({"members": MEMBERS | {"": "h:1"}}, "members"),
+        ({"members": MEMBERS | {"n2": "7002"}}, "members.n2"),
+        ({"members": MEMBERS | {"n2": "host:"}}, "members.n2"),
+        ({"members": MEMBERS | {"n2": ":7002"}}, "members.n2"),
+        ({"members": MEMBERS | {"n2": "host:http"}}, "members.n2"),
+        ({"members": MEMBERS | {"n2": "host:65536"}}, "members.n2"),
+        ({"members": MEMBERS | {"n2": "host:-1"}}, "members.n2"),
+        ({"listen": "everywhere"}, "listen"),
+    ],
+)
+def test_config_wrong_value(changes: dict[str, object], key: str) -> None:
+    """A wrong value is refused when the configuration is made, by the name of its setting."""
+    with pytest.raises(ConfigurationError) as caught:
+        make_config(**changes)
+    assert caught.value.key == key
+    assert str(caught.value).startswith(f"{key}: ")
+
+
+def test_config_listens_where_its_peers_dial_unless_told() -> None:
+    """``listen`` overrides the own entry of ``members`` for binding only."""
+    assert make_config().listen_address == "127.0.0.1:7001"
+    assert make_config(listen="0.0.0.0:7001").listen_address == "0.0.0.0:7001"
+
+
+def test_split_address() -> None:
+    """Hosts are names, numbers, or IPv6 in brackets."""
+    assert split_address("k", "example.org:80") == ("example.org", 80)
+    assert split_address("k", "[::1]:7003") == ("::1", 7003)
+
+
+# ------------------------------------------------------------------------------------------- files
+
+
+def test_from_toml_minimal(tmp_path: Path) -> None:
+    """A file with the four necessary settings gives the same as the class with its defaults."""
+    assert in_file(tmp_path, MINIMAL) == make_config()
+
+
+def test_from_toml_everything(tmp_path: Path) -> None:
+    """Durations and bounds stand in tables of their own; a whole number is a fine number of seconds."""
+    text = 'listen = "0.0.0.0:7001"\n' + MINIMAL + "[timeouts]\nelection_timeout = 3\n[limits]\nevent_buffer = 10\n"
+    config = in_file(tmp_path, text)
+    assert config.timeouts == Timeouts(election_timeout=3.0)
+    assert isinstance(config.timeouts.election_timeout, float)
+    assert config.limits == Limits(event_buffer=10)
+    assert config.listen == "0.0.0.0:7001"
+
+
+@pytest.mark.parametrize(
+    ("addition", "key", "says"),
+    [
+        ("[timeouts]\nheartbeat_timout = 1.0", "timeouts", "heartbeat_timout"),
+        ("[limits]\nbig = 1", "limits", "big"),
+        ("[extra]\na = 1", "", "extra"),
+        ('[timeouts]\nheartbeat_timeout = "1.0"', "timeouts.heartbeat_timeout", "'1.0'"),
+        ("[timeouts]\nheartbeat_timeout = true", "timeouts.heartbeat_timeout", "True"),
+        ("[timeouts]\nheartbeat_timeout = nan", "timeouts.heartbeat_timeout", "nan"),
+        ("[timeouts]\nheartbeat_timeout = 5.0", "timeouts.heartbeat_timeout", "election_timeout"),
+        ("[limits]\nevent_buffer = 1.5", "limits.event_buffer", "1.5"),
+        ("[limits]\nevent_buffer = true", "limits.event_buffer", "True"),
+        ('[limits]\nevent_buffer = "10"', "limits.event_buffer", "'10'"),
+        ("[limits]\nevent_buffer = 0", "limits.event_buffer", "at least 1"),
+        ("n4 = 7004", "members.n4", "7004"),
+        ('n4 = "7004"', "members.n4", "host:port"),
+    ],
+)
+def test_from_toml_mistake_is_named_by_its_path(tmp_path: Path, addition: str, key: str, says: str) -> None:
+    """An unknown key, a wrong type and a wrong value are each named by the path of the key; nothing is coerced (W5)."""
+    with pytest.raises(ConfigurationError) as caught:
+        in_file(tmp_path, MINIMAL + addition)
+    assert caught.value.key == key
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["node_id", "cluster_id", "data_directory", "members"])
+def test_from_toml_missing_key(tmp_path: Path, name: str) -> None:
+    """A missing setting is named."""
+    lines = [line for line in MINIMAL.splitlines() if not line.startswith(name)]
+    text = "\n".join(lines).split("[members]")[0] if name == "members" else "\n".join(lines)
+    with pytest.raises(ConfigurationError, match=name):
+        in_file(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ("node_id = 1", "node_id"),
+        ('cluster_id = ["demo"]', "cluster_id"),
+        ("data_directory = 5", "data_directory"),
+        ("listen = 7001", "listen"),
+    ],
+)
+def test_from_toml_wrong_type_at_the_top(tmp_path: Path, line: str, key: str) -> None:
+    """Names and paths must be strings; a number is not turned into one (W5)."""
+    kept = [other for other in MINIMAL.splitlines() if not other.startswith(f"{key} =")]
+    with pytest.raises(ConfigurationError) as caught:
+        in_file(tmp_path, "\n".join([line, *kept]))
+    assert caught.value.key == key
+
+
+@pytest.mark.parametrize("name", ["members", "timeouts", "limits"])
+def test_from_toml_table_expected(tmp_path: Path, name: str) -> None:
+    """What must be a table is refused as anything else."""
+    text = MINIMAL if name != "members" else MINIMAL.split("[members]")[0]
+    with pytest.raises(ConfigurationError) as caught:
+        in_file(tmp_path, f"{name} = 3\n{text}")
+    assert caught.value.key == name
+
+
+def test_from_toml_several_mistakes(tmp_path: Path) -> None:
+    """Several mistakes are all in the message."""
+    text = MINIMAL + '[limits]\nevent_buffer = "a"\nmax_connections = "b"\n'
+    with pytest.raises(ConfigurationError) as caught:
+        in_file(tmp_path, text)
+    assert "limits.event_buffer" in str(caught.value)
+    assert "limits.max_connections" in str(caught.value)
+
+
+def test_from_toml_unreadable(tmp_path: Path) -> None:
+    """A file that is missing or no TOML is named."""
+    with pytest.raises(ConfigurationError, match="nothing.toml"):
+        Config.from_toml(tmp_path / "nothing.toml")
+    with pytest.raises(ConfigurationError, match=r"node.toml is not valid TOML"):
+        in_file(tmp_path, "node_id = ")
+    (tmp_path / "bytes.toml").write_bytes(b'node_id = "\xff"')
+    with pytest.raises(ConfigurationError, match=r"bytes.toml"):
+        Config.from_toml(tmp_path / "bytes.toml")
