@@ -327,7 +327,7 @@ class EventReceiver:
 
 
 REMEMBERED_REFUSALS = 64
-"""Peers whose last refusal is remembered; strangers may invent any number of names."""
+"""Refusals that are remembered; strangers may invent any number of names."""
 
 
 class EventHub:
@@ -339,15 +339,18 @@ class EventHub:
         self._blocked_threshold = blocked_threshold
         # A list, not a set: the order in which readers wake must not depend on addresses.
         self._receivers: list[EventReceiver] = []
-        self._refusals: dict[str, PeerRefused] = {}
+        self._refusals: dict[PeerRefused, None] = {}
         self._closed = False
 
     def publish_refusal(self, refusal: PeerRefused) -> None:
-        """Report a refused connection once, not at every attempt to connect."""
-        if self._refusals.get(refusal.peer) != refusal:
+        """Report a refused connection once, not at every attempt to connect.
+
+        Each direction is remembered by itself: the two sides of one disagreement word it differently, and take turns.
+        """
+        if refusal not in self._refusals:
             if len(self._refusals) >= REMEMBERED_REFUSALS:
                 self._refusals.clear()
-            self._refusals[refusal.peer] = refusal
+            self._refusals[refusal] = None
             self.publish(refusal)
 
     def publish(self, event: Event) -> None:
