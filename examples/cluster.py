@@ -101,6 +101,8 @@ async def start_and_work(
         cluster.feed.say(f"starting {arguments.nodes} nodes, data in {directory}")
         await cluster.start()
         if arguments.script is not None:
+            # The first leader needs every node once; a script that stops one may begin only after that.
+            await cluster.need_leader("start")
             verdict = await run_script(arguments.script, cluster, writes)
         else:
             verdict = await play(arguments, cluster, writes, live=live)

@@ -162,6 +162,8 @@ class Child:
         """SIGKILL: the process is gone, and whatever it had not synced may be. Returns when it is dead."""
         self._killed = True
         self._signal(signal.SIGKILL)
+        # Nothing more is asked of it from now on; what it has answered already is still read.
+        self._become(Condition.STOPPED)
         await self._ended.wait()
 
     def last_words(self) -> str:

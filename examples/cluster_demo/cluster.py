@@ -19,6 +19,9 @@ from .child import Child, Condition, DidNotStart, NoAnswer
 MAX_FEED_LINES = 1000
 """Events kept; older ones are forgotten."""
 
+START_SECONDS = 30.0
+"""A node must listen by then; starting three interpreters takes seconds on a busy machine."""
+
 FIRST_PORT, LAST_PORT = 20_000, 32_000
 """Below the range from which the system takes ports for outgoing connections. A port from that range could
 be taken between the end of a node and its restart, even by a peer's own attempt to dial it."""
@@ -62,7 +65,7 @@ class Feed:
 class Cluster:
     """The nodes n1, n2, … as child processes of this one.
 
-    ``patience`` in seconds bounds every wait here.
+    ``patience`` in seconds bounds every wait here, but for START_SECONDS.
     """
 
     def __init__(
@@ -207,7 +210,7 @@ class Cluster:
 
     async def _start(self, child: Child, problems: list[DidNotStart]) -> None:
         is_restart = self._last_leadership[0] > 0
-        with trio.move_on_after(self.patience) as patience:
+        with trio.move_on_after(START_SECONDS) as patience:
             try:
                 await self._nursery.start(child.run)
             except DidNotStart as problem:
@@ -217,7 +220,7 @@ class Cluster:
                     self._nursery.start_soon(self._watch_catch_up, child, "restarted", 0)
         if patience.cancelled_caught:
             problems.append(
-                DidNotStart(f"{child.name} did not listen within {self.patience:g} s: {child.last_words()}")
+                DidNotStart(f"{child.name} did not listen within {START_SECONDS:g} s: {child.last_words()}")
             )
 
     def _forget(self, child: Child) -> None:

@@ -77,3 +77,5 @@ async def _obey(cluster: Cluster, key: str) -> None:
                 cluster.resume(child)
         case "r":
             await cluster.start()
+        case _:
+            pass  # any other key

@@ -36,7 +36,7 @@ def _screen(console: Console, cluster: Cluster, writes: Writes) -> RenderableTyp
         _figures(writes),
         Text(),
     ]
-    keys = Text("  ").join(Text.assemble((f" {key} ", "reverse"), f" {meaning}") for key, meaning in KEYS.items())
+    keys = Text("  ").join(Text.assemble((key, "reverse"), f" {meaning}") for key, meaning in KEYS.items())
     taken = sum(len(console.render_lines(part)) for part in [*top, keys])
     return Group(*top, _feed(console, cluster, console.height - taken), keys)
 
@@ -102,7 +102,7 @@ def _feed(console: Console, cluster: Cluster, height: int) -> Text:
     """As many of the newest lines as fit, the newest last."""
     shown: list[Text] = []
     for line in reversed(cluster.feed.lines):
-        wrapped = Text(f"{line.at:6.1f}  {line.text}").wrap(console, console.width)
+        wrapped = Text(f"{line.at:5.1f} {line.text}").wrap(console, console.width)
         if len(shown) + len(wrapped) > height:
             break
         shown[:0] = wrapped

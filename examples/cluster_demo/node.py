@@ -22,6 +22,7 @@ import argparse
 import logging
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -133,10 +134,20 @@ async def dump(node: KeyValueNode, request_id: int, sender: MessageSender) -> Me
 async def report_status(node: KeyValueNode, sender: MessageSender) -> None:
     """Send the node's status at every change of role or leader, and now and then."""
     while True:
-        seen = (node.role, node.term, node.leader)
+        seen = standing(node)
         await sender.send({"status": status(node)})
         with trio.move_on_after(STATUS_INTERVAL):
-            await node.wait_for(lambda node, seen=seen: (node.role, node.term, node.leader) != seen)
+            await node.wait_for(partial(stands_otherwise, seen))
+
+
+def standing(node: KeyValueNode) -> tuple[str, int, str | None]:
+    """What makes a status urgent when it changes."""
+    return node.role, node.term, node.leader
+
+
+def stands_otherwise(seen: tuple[str, int, str | None], node: KeyValueNode) -> bool:
+    """Whether the node's standing is no longer what was seen."""
+    return standing(node) != seen
 
 
 def status(node: KeyValueNode) -> Message:
@@ -156,9 +167,10 @@ def status(node: KeyValueNode) -> Message:
 
 async def report_events(node: KeyValueNode, sender: MessageSender) -> None:
     """Pass on what a person should see; roles and leaders the controller reads from the status."""
+    routine = trio_raft.RoleChanged | trio_raft.LeaderChanged | trio_raft.BootstrapDone
     with node.events() as events:
         async for event in events:
-            if not isinstance(event, trio_raft.RoleChanged | trio_raft.LeaderChanged):
+            if not isinstance(event, routine):
                 await sender.send({"event": str(event)})
 
 

@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -63,13 +63,17 @@ class RunningProgram:
         self.process = process
         self.output = ""
 
-    async def wait_for_output(self, *wanted: str) -> None:
-        """Until all of these words have been printed."""
+    async def wait_for_output(self, wanted: str) -> None:
+        """Until these words have been printed."""
+        await self.wait_until(lambda output: wanted in output)
+
+    async def wait_until(self, satisfied: Callable[[str], bool]) -> None:
+        """Until what has been printed so far satisfies."""
         assert self.process.stdout is not None
         with trio.fail_after(PATIENCE_SECONDS):
-            while not all(words in self.output for words in wanted):
+            while not satisfied(self.output):
                 received = await self.process.stdout.receive_some()
-                assert received, f"ended without printing {wanted}: {self.output}"
+                assert received, f"ended without printing what was waited for: {self.output}"
                 self.output += received.decode()
 
     async def end_by(self, number: signal.Signals) -> int:

@@ -1,5 +1,6 @@
 """The throughput benchmark prints its rows, and ends cleanly when it is told to."""
 
+import importlib
 import signal
 from pathlib import Path
 
@@ -25,13 +26,15 @@ async def test_benchmark_rows(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_benchmark_table() -> None:
-    """Without --json there is a table: a line of names, and a line for each row."""
-    ended = await run_program(THROUGHPUT, "--callers=4", "--seconds=0.1", "--command-bytes=1000")
-    names, figures = ended.output.splitlines()
-    assert ended.status == 0
+def test_benchmark_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The table has a line of names and a line for each row, aligned."""
+    monkeypatch.syspath_prepend(str(THROUGHPUT.parent))
+    throughput = importlib.import_module("throughput")
+    throughput.print_table([dict.fromkeys(throughput.COLUMNS, number) for number in (1, 1024)])
+    names, one, many = capsys.readouterr().out.splitlines()
     assert names.split()[:2] == ["callers", "writes_per_second"]
-    assert figures.split()[0] == "4"
+    assert (one.split()[0], many.split()[0]) == ("1", "1024")
+    assert len(names) == len(one) == len(many)
 
 
 async def test_benchmark_interrupted(tmp_path: Path) -> None:
