@@ -111,8 +111,10 @@ def lives(script: Script) -> Iterator[tuple[SimDisk, Life]]:
 
 def check_recovery(disk: SimDisk, allowed: Sequence[Image]) -> Image:
     """Open, open again, cut the power, open again: always the same, and one of those that are allowed."""
-    found = Image.of(recover(disk))
+    once = recover(disk)
+    found = Image.of(once)
     assert found in allowed
+    assert once.term_runs == found.term_runs
     again = recover(disk)
     assert (Image.of(again), again.cut_bytes) == (found, 0)
     assert Image.of(recover(disk.after_power_cut(lose_everything))) == found

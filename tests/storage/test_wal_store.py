@@ -125,6 +125,20 @@ def test_execute_of_a_rotation_secures_the_description_first() -> None:
     assert len(disk._open) == 3  # the lock, this segment and one that is ready: the old one is closed
 
 
+def test_done_and_nothing_before_it_changes_what_counts_as_durable() -> None:
+    """Entries count as on disk, and superseded ones no longer, from ``done`` on and not before (S1, S5)."""
+    store = open_store(SimDisk())
+    save(store, commands(1, 3, term=1))
+    plan = store.plan([commands(2, 2, term=2)])
+    assert plan is not None
+    store.execute(plan)
+    assert [each.term for each in read(store, 1, 3)] == [1, 1, 1]
+    store.done(plan)
+    assert [each.term for each in read(store, 1, 2)] == [1, 2]
+    with pytest.raises(AssertionError, match="1 to 2 are on disk"):
+        read(store, 3, 3)
+
+
 def test_plan_waits_for_a_prepared_segment() -> None:
     """Without a prepared segment there is no plan; as soon as one is ready, there is (S6)."""
     store = open_store(SimDisk())

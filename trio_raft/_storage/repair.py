@@ -61,7 +61,6 @@ def repair(files: Files, custody: Custody, directory: Path, found: Found) -> Seg
         # after which the system believes the pages clean.  Only writing them again makes the next sync count.
         files.write(descriptor, found.last_batch, offset=found.end - len(found.last_batch))
         files.sync(descriptor)
-        files.sync_directory(directory)
     return Segment(number, path, descriptor, length)
 
 
