@@ -61,7 +61,13 @@ async def _exchange_on(server: Server, channel: Channel) -> None:
         if not isinstance(reply, BootstrapReply):
             raise ProtocolError(channel.peer, f"answered a BootstrapStatement with {type(reply).__name__}")
         server.first_start.problems.pop(channel.peer, None)
-        first_start.learn(channel.peer, channel.peer_incarnation, stated=reply.incarnations, stated_done=reply.done)
+        first_start.learn(
+            channel.peer,
+            channel.peer_incarnation,
+            channel.peer_boot_id,
+            stated=reply.incarnations,
+            stated_done=reply.done,
+        )
         interval = draw_interval(server.environment, server.config.timeouts.heartbeat_interval)
         with server.environment.clock.move_on_after(interval):
             await server.first_start.lot.park()

@@ -25,6 +25,8 @@ class FirstStart:
         """Journal position of the member map in force."""
         self.problems: dict[ServerId, str] = {}
         """What the exchange with a member fails with, for a person."""
+        self._processes: dict[ServerId, str] = {}
+        """The boot id of each member's process that shook hands last."""
         self.lot = trio.lowlevel.ParkingLot()
         """Whoever waits for the member map to change."""
 
@@ -61,12 +63,21 @@ class FirstStart:
         """The map in force; only to be sent once ``position`` is durable."""
         return BootstrapStatement(dict(self._bootstrap.incarnations), self._bootstrap.done)
 
+    def meet(self, peer: ServerId, boot_id: str) -> None:
+        """A process of this member has shaken hands: what an earlier one said is void, even if it is still to arrive.
+
+        A statement may be under way when its sender's directory is emptied; were it believed after the successor was
+        met, two members could be done with different maps.
+        """
+        if not self.done and peer in self._bootstrap.members:
+            self._processes[peer] = boot_id
+
     @trio.lowlevel.enable_ki_protection
     def answer(
-        self, peer: ServerId, incarnation: Incarnation, statement: BootstrapStatement
+        self, peer: ServerId, incarnation: Incarnation, boot_id: str, statement: BootstrapStatement
     ) -> tuple[BootstrapReply, int]:
         """The own statement in return, and the journal position that it must wait for."""
-        self.learn(peer, incarnation, stated=statement.incarnations, stated_done=statement.done)
+        self.learn(peer, incarnation, boot_id, stated=statement.incarnations, stated_done=statement.done)
         own = self.statement()
         return BootstrapReply(own.incarnations, own.done), self.position
 
@@ -75,11 +86,14 @@ class FirstStart:
         self,
         peer: ServerId,
         incarnation: Incarnation,
+        boot_id: str,
         *,
         stated: Mapping[ServerId, Incarnation],
         stated_done: bool,
     ) -> None:
         """Take a peer's statement in, and make durable what it changed."""
+        if self._processes.get(peer) != boot_id:
+            return
         replaced_before = self._bootstrap.replaced_for
         if self._bootstrap.learn(peer, incarnation, stated=stated, stated_done=stated_done):
             self._save()

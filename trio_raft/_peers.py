@@ -41,7 +41,7 @@ async def dial_peer(server: Server, peer: ServerId, purpose: Purpose) -> Channel
     if address is None:
         raise ChannelBroken(peer, "the configuration's members name no address for it")
     try:
-        return await dial(
+        channel = await dial(
             server.transport,
             address,
             server.handshake,
@@ -53,6 +53,8 @@ async def dial_peer(server: Server, peer: ServerId, purpose: Purpose) -> Channel
     except HandshakeRefused as error:
         server.events.publish_refusal(PeerRefused(peer, error.code, error.reason))
         raise
+    server.first_start.meet(channel.peer, channel.peer_boot_id)
+    return channel
 
 
 class PeerService:
@@ -99,9 +101,11 @@ class PeerService:
     async def _shake_hands(self, stream: trio.abc.Stream) -> Channel | None:
         server = self._server
         try:
-            return await accept(
+            channel = await accept(
                 stream, server.handshake, environment=server.environment, timeouts=server.config.timeouts
             )
+            server.first_start.meet(channel.peer, channel.peer_boot_id)
+            return channel
         except HandshakeRefused as error:
             server.events.publish_refusal(PeerRefused(error.peer, error.code, error.reason))
         except ProtocolError as error:
@@ -187,7 +191,9 @@ class PeerService:
                 self._check_sender(channel, request.candidate)
                 return self._server.answer_vote(request)
             case BootstrapStatement():
-                return self._server.first_start.answer(channel.peer, channel.peer_incarnation, request)
+                return self._server.first_start.answer(
+                    channel.peer, channel.peer_incarnation, channel.peer_boot_id, request
+                )
             case _:
                 raise ProtocolError(channel.peer, f"sent {type(request).__name__} for control")
 

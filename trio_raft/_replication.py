@@ -327,17 +327,24 @@ class _Replication:
         if reply.term > self._term:
             server.adopt_term(reply.term, self._follower.id)
             return False
+        self._follower.ready = reply.ready
         if reply.ready:
-            self._note_contact(reply, sent_at)
+            self._note_contact(request, reply, sent_at)
         return True
 
-    def _note_contact(self, reply: HeartbeatReply, sent_at: float) -> None:
+    def _note_contact(self, request: Heartbeat, reply: HeartbeatReply, sent_at: float) -> None:
+        if (reply.term, reply.round) != (request.term, request.round):
+            raise ProtocolError(
+                self._follower.id,
+                f"answered round {request.round} of term {request.term} with {reply.round} of {reply.term}",
+            )
         self._follower.round_trip = _smooth(self._follower.round_trip, self._clock.now() - sent_at)
         self._progress.last_contact = max(self._progress.last_contact, sent_at)
-        self._server.acknowledge_round(self._follower.id, reply.round)
+        self._server.acknowledge_round(self._follower.id, request.round)
 
     async def _wait_for_beat(self) -> None:
-        if self._server.reads.outstanding(self._follower.id):
+        # A follower that is not ready acknowledges nothing, however often it is asked.
+        if self._follower.ready and self._server.reads.outstanding(self._follower.id):
             return
         with self._clock.move_on_after(draw_interval(self._server.environment, self._timeouts.heartbeat_interval)):
             await self._server.heartbeat_lot.park()

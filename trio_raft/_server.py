@@ -60,6 +60,8 @@ class Follower:
 
     id: ServerId
     progress: Progress
+    ready: bool = True
+    """Did it answer the last heartbeat as one that may vote and acknowledge?"""
     entries_sent: int = 0
     bytes_sent: int = 0
     failures: int = 0

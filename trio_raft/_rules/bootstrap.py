@@ -13,7 +13,8 @@ How it is settled.  Members exchange statements of the map that they *durably* h
                  the cluster knows, so it neither votes nor acknowledges
 
 Why it is safe: a done member never changes its map, and nobody is done without a statement of every member; so two
-members can not be done with different maps.
+members can not be done with different maps.  A statement counts only while its sender's process is the newest of
+that member that has shaken hands: one that is still under way when its sender's directory is emptied is void.
 
 House rule: pure; durability is the caller's, who makes a changed map durable before it states it.
 """
