@@ -63,9 +63,14 @@ def _quorum_contact(server: Server) -> float:
 
 
 def _quorum_append_contact(server: Server) -> float:
-    """The same for answered AppendEntries alone."""
+    """The same for answered AppendEntries alone, of followers whose acknowledgements can commit anything.
+
+    One that lost data keeps refusing: counting its refusals would hide for ever that nothing is committed.
+    """
+    progresses = {follower.id: follower.progress for follower in server.followers.values()}
     return _quorum_time(
-        server, {follower.id: follower.progress.last_append_contact for follower in server.followers.values()}
+        server,
+        {id: progress.last_append_contact for id, progress in progresses.items() if progress.counts_for_quorum},
     )
 
 
