@@ -13,7 +13,8 @@ dialler judges the reply in turn.  What is compared, in this order, with the ``r
     Only while one side has not finished bootstrap: both were configured with the same member ids.  Afterwards the
     log says who belongs to the cluster.
 ``incarnation``
-    After bootstrap: the id comes with the data directory by which it is known.  An emptied directory is another one.
+    After bootstrap: the id comes with the data directory by which it is known.  An emptied directory is another one;
+    over a control connection its server may still ask, in its first start, who it is to the others.
 ``purpose``
     The listener serves connections of this kind.
 ``limits``

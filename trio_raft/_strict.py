@@ -8,6 +8,7 @@ House rule: every hook compares ``type(value)`` exactly; ``isinstance`` would le
 """
 
 import enum
+import functools
 import math
 import reprlib
 import types
@@ -68,11 +69,15 @@ def require_integer(value: object, numbers: Numbers) -> None:
         raise ValueError(f"expected an integer from {numbers.lowest} to {numbers.highest}, got {value}")
 
 
+# cattrs finds hooks of classes by inheritance: an IntEnum or StrEnum arrives at the hook of int or str, which passes
+# it on; it would stay a bare number or text otherwise.
+
+
 def _exactly(expected: type) -> Structure:
-    def hook(value: Any, _: Any) -> Any:
+    def hook(value: Any, kind: Any) -> Any:
         if type(value) is not expected:
             require(value, expected)
-        return value
+        return _enum(kind)(value, kind) if isinstance(kind, enum.EnumType) else value
 
     return hook
 
@@ -80,10 +85,10 @@ def _exactly(expected: type) -> Structure:
 def _integer(numbers: Numbers) -> Structure:
     lowest, highest = numbers.lowest, numbers.highest
 
-    def hook(value: Any, _: Any) -> Any:
+    def hook(value: Any, kind: Any) -> Any:
         if type(value) is not int or not lowest <= value <= highest:
             require_integer(value, numbers)
-        return value
+        return _enum(kind)(value, kind) if isinstance(kind, enum.EnumType) else value
 
     return hook
 
@@ -99,9 +104,10 @@ def _float(numbers: Numbers) -> Structure:
 
 
 def _is_enum(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, enum.Enum)
+    return isinstance(kind, enum.EnumType)
 
 
+@functools.cache
 def _enum(kind: type[EnumT]) -> Structure:
     # Keyed by type too: True and 1.0 are equal to 1, but they are not the number of a member.
     members: dict[tuple[Any, Any], EnumT] = {(type(member.value), member.value): member for member in kind}

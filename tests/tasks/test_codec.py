@@ -106,6 +106,14 @@ def decode_message(data: bytes) -> Message:
     return frame.message
 
 
+def drain(decoder: FrameDecoder) -> list[Frame | UnknownFrame]:
+    """All whole frames that the decoder holds."""
+    frames: list[Frame | UnknownFrame] = []
+    while (frame := decoder.next_frame()) is not None:
+        frames.append(frame)
+    return frames
+
+
 def refusal(data: bytes, *, max_body: int = 1 << 20) -> str:
     """Why these bytes are refused."""
     with pytest.raises(ProtocolError) as caught:
@@ -246,11 +254,11 @@ def test_decoder_every_split_point() -> None:
     for cut in range(len(stream) + 1):
         decoder = FrameDecoder(peer="n2", max_body=1 << 20)
         decoder.feed(stream[:cut])
-        before = list(iter(decoder.next_frame, None))
+        before = drain(decoder)
         assert len(before) == (cut >= len(first)) + (cut >= len(stream))
         assert decoder.mid_frame == (cut not in (0, len(first), len(stream)))
         decoder.feed(stream[cut:])
-        after = list(iter(decoder.next_frame, None))
+        after = drain(decoder)
         assert [frame.size for frame in before + after] == [len(first), len(second)]
         assert not decoder.mid_frame
 

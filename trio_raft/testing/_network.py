@@ -70,6 +70,8 @@ class MemoryNetwork:
         for pipe in self._pipes:
             if (pipe.source, pipe.target) in healed:
                 pipe.resend()
+            # The other direction too: its sender may now learn that the receiver has closed.
+            pipe.wake()
         self._healed.unpark_all()
 
     def reset(self, first: str, second: str) -> None:
@@ -89,6 +91,11 @@ class MemoryNetwork:
     def is_cut(self, source: str, target: str) -> bool:
         """Whether what ``source`` sends is kept from ``target``."""
         return (source, target) in self._cuts
+
+    @property
+    def open_connections(self) -> int:
+        """Connections with an end that nobody has closed yet; after a test, what it forgot."""
+        return (len(self._pipes) + 1) // 2
 
     async def dial(self, source: str, address: str) -> trio.abc.Stream:
         """A round trip, then a connection; hangs while either direction is cut, as TCP does."""
@@ -244,12 +251,13 @@ class _Pipe:
         if not self._sender_closed:
             self._sender_closed = True
             self._put(b"")
+            self._forget_if_over()
 
     def close_receiver(self) -> None:
         """Nobody will receive any more; the sender learns it when it sends, unless a cut stands between."""
         self._receiver_closed = True
-        self._network.forget(self)
         self._changed.unpark_all()
+        self._forget_if_over()
 
     def break_now(self) -> None:
         """Both ends fail from now on."""
@@ -263,7 +271,14 @@ class _Pipe:
         earliest = self._due()
         for piece in self._pieces:
             piece.due = max(piece.due, earliest)
+
+    def wake(self) -> None:
+        """Whoever waits here looks again."""
         self._changed.unpark_all()
+
+    def _forget_if_over(self) -> None:
+        if self._sender_closed and self._receiver_closed:
+            self._network.forget(self)
 
     async def _enter_send(self) -> None:
         if self._sending:
