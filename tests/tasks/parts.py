@@ -168,7 +168,7 @@ async def make_server(
     seed: int = 1,
     latency: float = 0.0002,
 ) -> Server:
-    """A server that found this log and vote on its disk; nothing of it runs yet."""
+    """A server that found this log and vote on its disk; nothing of it runs yet.  ``latency`` is its disk's."""
     config = config or make_config()
     store = store or StoreUnderControl()
     items: list[JournalItem] = []
@@ -185,7 +185,10 @@ async def make_server(
     assert plan is not None
     store.inner.execute(plan)
     transport = (network or MemoryNetwork()).transport(config.node_id)
-    return await recover(config, store, transport, test_environment(seed, latency=latency))
+    environment = test_environment(seed, latency=0.0)
+    server = await recover(config, store, transport, environment)
+    lanes(environment).latency = latency
+    return server
 
 
 def store_of(server: Server) -> StoreUnderControl:
@@ -196,6 +199,8 @@ def store_of(server: Server) -> StoreUnderControl:
 
 def lead_term(server: Server, term: int) -> None:
     """Make the server leader of a later term."""
+    if server.state.current_term < term - 1:
+        server.transition(Term(term - 1), Role.FOLLOWER, "the test says so")
     server.transition(Term(term), Role.CANDIDATE, "the test says so")
     server.transition(Term(term), Role.LEADER, "the test says so")
 
