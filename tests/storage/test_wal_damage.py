@@ -33,6 +33,7 @@ from trio_raft._records import EntryKind, LogIndex, Term, make_entry
 from trio_raft._storage import format as log_format
 from trio_raft._storage.format import SECTOR_BYTES
 from trio_raft._storage.segments import segment_path
+from trio_raft._storage.wal import MARGIN_BYTES
 from trio_raft.abc import Append, JournalItem, SaveBootstrap, StoreIdentity
 from trio_raft.testing._disk import SimDisk
 
@@ -217,7 +218,8 @@ def test_corrupt_header_is_refused() -> None:
 
 def test_corrupt_byte_beyond_the_longest_batch_is_refused() -> None:
     """A byte other than zero further off than the longest batch reaches is damage (S3)."""
-    log = write_log([commands(1, 1, term=1)], longest_batch=1024)
+    longest = MARGIN_BYTES + 1024
+    log = write_log([commands(1, 1, term=1)], segment_bytes=4 * longest, longest_batch=1024)
     end = log.ends[1]
 
     def put(at: int) -> Callable[[bytearray], None]:
@@ -226,11 +228,11 @@ def test_corrupt_byte_beyond_the_longest_batch_is_refused() -> None:
 
         return change
 
-    damage(log.disk, FIRST, put(end + 1024))
-    check_refused(log.disk, path=FIRST, offset=end, index=2, match=f"at byte {end + 1024} there is something")
-    damage(log.disk, FIRST, lambda content: zero(content, end + 1024))
-    damage(log.disk, FIRST, put(end + 1023))
-    check_cut(log.disk, log.image, path=FIRST, size=1024)
+    damage(log.disk, FIRST, put(end + longest))
+    check_refused(log.disk, path=FIRST, offset=end, index=2, match=f"at byte {end + longest} there is something")
+    damage(log.disk, FIRST, lambda content: zero(content, end + longest))
+    damage(log.disk, FIRST, put(end + longest - 1))
+    check_cut(log.disk, log.image, path=FIRST, size=longest)
 
 
 def test_corrupt_command_that_contains_a_log_is_no_batch() -> None:
@@ -250,6 +252,22 @@ def test_corrupt_command_that_contains_a_log_is_no_batch() -> None:
     assert content[start + SECTOR_BYTES : start + SECTOR_BYTES + 4] == b"tRba"
     damage(log.disk, FIRST, lambda content: zero(content, start))
     assert recover(log.disk).cut_bytes > 0
+
+
+def test_corrupt_segments_share_no_salt() -> None:
+    """Each segment of each log salts its headers with a nonce of its own, after a restart too (S3)."""
+    nonces: list[bytes] = []
+    for incarnation in ("aa", "bb"):
+        disk = SimDisk()
+        for index, life in enumerate("xyz", start=1):
+            store = make_store(disk)
+            store.open(identity(incarnation=incarnation + life), memory_bytes=0)
+            save(store, commands(2 * index - 1, 2 * index - 1, term=1, data=b"\x01" * 2900))
+            nonces.append(store._active.description.nonce)
+            save(store, commands(2 * index, 2 * index, term=1, data=b"\x01" * 2900))
+            nonces.append(store._active.description.nonce)
+            store.close()
+    assert len(set(nonces)) == len(nonces)
 
 
 def rotated_log() -> Log:
@@ -414,6 +432,7 @@ def test_foreign_directory_is_refused(stranger: StoreIdentity, field: str) -> No
         (b"\x01" * 32, "which are not there"),
         (b"\x01" * 8, "0 records, not 1"),
     ],
+    ids=["gap", "lower-term", "term", "vote", "data", "bootstrap", "no-map", "kind", "length", "count"],
 )
 def test_nonsense_in_a_sound_batch_is_refused(record: bytes, problem: str) -> None:
     """A batch with a right checksum whose records make no sense is refused, at the record."""

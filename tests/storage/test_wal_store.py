@@ -27,7 +27,7 @@ from trio_raft._errors import ConfigurationError, LogCorrupt, StorageError, Stor
 from trio_raft._messages import Incarnation
 from trio_raft._records import Entry, EntryKind, LogIndex
 from trio_raft._storage.segments import segment_path
-from trio_raft._storage.wal import FileLogStore
+from trio_raft._storage.wal import MARGIN_BYTES, FileLogStore
 from trio_raft.abc import JournalItem, SaveBootstrap
 from trio_raft.testing._disk import SimDisk
 
@@ -60,6 +60,7 @@ def test_open_keeps_the_tail_within_its_bound() -> None:
     save(store, vote(2))
     store.close()
     size = len(entry(1, 1, b"\x01" * 160).record)
+    assert make_store(disk.after_power_cut(lambda _: True)).open(identity(), memory_bytes=0).tail == ()
     for count in (0, 1, 3, 10, 13, 50, 60):
         opened = make_store(disk)
         found = opened.open(identity(), memory_bytes=count * size + 7)
@@ -166,9 +167,9 @@ def test_plan_refuses_a_gap() -> None:
 
 def test_plan_refuses_a_batch_that_never_fits() -> None:
     """A batch longer than a segment, or than the longest that was announced, is refused at once, not waited for."""
-    store = open_store(SimDisk(), longest_batch=2048)
+    store = open_store(SimDisk(), segment_bytes=4 * MARGIN_BYTES, longest_batch=2048)
     with pytest.raises(AssertionError, match="does not fit"):
-        store.plan([commands(1, 1, term=1, data=b"\x01" * 2048)])
+        store.plan([commands(1, 1, term=1, data=b"\x01" * (MARGIN_BYTES + 2048))])
     store = open_store(SimDisk())
     with pytest.raises(AssertionError, match="does not fit"):
         store.plan([commands(1, 1, term=1, data=b"\x01" * 3600)])

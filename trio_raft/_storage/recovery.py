@@ -308,5 +308,5 @@ class _Scanner:
         recent = self.found.recent
         recent.append((segment_path(self._directory, number), offset, records))
         self._recent_bytes += len(records)
-        while self._recent_bytes - len(recent[0][2]) >= self._memory_bytes:
+        while recent and self._recent_bytes - len(recent[0][2]) >= self._memory_bytes:
             self._recent_bytes -= len(recent.popleft()[2])

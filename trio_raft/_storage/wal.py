@@ -43,13 +43,17 @@ from trio_raft._storage.segments import (
 from trio_raft._storage.writing import Active, PlannedItem, WritePlan, measure, write_batch
 from trio_raft.abc import JournalItem, LogStore, Recovered, SaveBootstrap, SaveVote, StoreIdentity
 
+MARGIN_BYTES = 64 << 10
+"""Votes, bootstrap maps and the header, in a batch that is otherwise full of entries."""
+
 
 class FileLogStore(LogStore[WritePlan, ReadPlan, Upkeep]):
     """One server's log in a directory of its own.
 
-    ``segment_bytes`` is the size of each file; a file that exists keeps the size that it was made with.  No batch
-    may be longer than ``longest_batch`` bytes; None leaves it at a segment.  A store is opened once; to open the
-    directory again, make another.  Raises ConfigurationError for a segment of no size, or of 4 GiB and more.
+    ``segment_bytes`` is the size of each file; a file that exists keeps the size that it was made with.
+    ``longest_batch`` bounds the bytes of entries in one write, ``MARGIN_BYTES`` are added for what comes with them;
+    None leaves the bound at a segment.  A store is opened once; to open the directory again, make another.  Raises
+    ConfigurationError for a segment of no size, or of 4 GiB and more.
     """
 
     def __init__(
@@ -65,7 +69,8 @@ class FileLogStore(LogStore[WritePlan, ReadPlan, Upkeep]):
             raise ConfigurationError("limits.segment_bytes", problem)
         self._directory = Path(directory).absolute()
         self._segment_bytes = sectors_up(segment_bytes)
-        self._longest_batch = sectors_up(longest_batch or segment_bytes)
+        longest_batch = segment_bytes if longest_batch is None else longest_batch + MARGIN_BYTES
+        self._longest_batch = min(sectors_up(longest_batch), self._segment_bytes)
         self._files: Files = files or OsFiles()
         self._custody = Custody(self._files, self._directory)
         self._state = DurableState()
