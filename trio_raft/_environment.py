@@ -16,7 +16,7 @@ import enum
 import random
 import time
 from collections.abc import Callable
-from typing import Protocol, TypeVar, TypeVarTuple
+from typing import Any, Protocol, TypeVar, TypeVarTuple
 
 import attrs
 import trio
@@ -127,6 +127,9 @@ class Environment:
     clock: Clock
     random: random.Random
     run_blocking: RunBlocking
+    observe: Callable[[Any], None] = lambda server: None
+    """Called with each ``Server`` that is built on this, before anything of it runs: where a simulation hangs its
+    invariants."""
 
 
 def real_environment() -> Environment:

@@ -64,7 +64,7 @@ async def recover(
         bootstrap_done=lambda: first_start.done,
         known_incarnation=first_start.known_incarnation,
     )
-    return Server(
+    server = Server(
         config,
         _recovered_state(config, bootstrap, recovered),
         first_start,
@@ -74,6 +74,8 @@ async def recover(
         handshake=handshake,
         events=events,
     )
+    environment.observe(server)
+    return server
 
 
 def _recovered_bootstrap(config: Config, recovered: Recovered) -> Bootstrap:
