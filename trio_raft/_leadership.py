@@ -97,6 +97,18 @@ async def confirm_read_index(server: Server) -> LogIndex:
     return read_index
 
 
+async def confirm_applied(server: Server) -> None:
+    """Return once the state machine has come as far as ``confirm_read_index`` says.
+
+    Raises NotLeader as that does, and also if the leadership ends while the machine is behind: on a server whose disk
+    hangs it may stay behind for ever.
+    """
+    term = _leading_term(server)
+    index = await confirm_read_index(server)
+    while server.state.last_applied < index:
+        await _park_while_leading(server, term)
+
+
 async def confirm_leadership(server: Server) -> None:
     """Return once a majority has answered a heartbeat that was sent after this call.  Raises NotLeader."""
     await _confirm_round(server, _leading_term(server))

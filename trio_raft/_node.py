@@ -22,7 +22,7 @@ from trio_raft._config import Config
 from trio_raft._environment import Environment, real_environment
 from trio_raft._errors import NoLeader
 from trio_raft._events import EventReceiver, LoopBlocked
-from trio_raft._leadership import confirm_leadership, confirm_read_index
+from trio_raft._leadership import confirm_applied, confirm_leadership, confirm_read_index
 from trio_raft._messages import ServerId
 from trio_raft._records import LogIndex, Term
 from trio_raft._rules.state import Role
@@ -315,8 +315,9 @@ class Node(Generic[CommandT, ResultT]):
 
         Raises NotLeader, NoLeader, ``trio.ClosedResourceError``.  Cancelled: no effect.
         """
-        index = await self.read_index()
-        await self.wait_applied(index)
+        await trio.lowlevel.checkpoint()
+        await self._wait_to_lead()
+        await confirm_applied(self._server)
 
     # ------------------------------------------------------------------------------------ waits
 
