@@ -252,6 +252,7 @@ async def test_reset_connections(autojump_clock: object) -> None:
                 nursery.start_soon(reset)
                 for turn in range(50):
                     await cluster.write_many(leader, [b"%d.%d" % (turn, n) for n in range(20)])
+                    await cluster.settle(0.05)
                 nursery.cancel_scope.cancel()
             assert (await cluster.converged()).term == term
             assert cluster.seen(leader.node_id, trio_raft.ReplicationRestarted) == []
