@@ -1,6 +1,6 @@
 """Durable storage of one server's log: ``memory`` for tests, ``wal`` for real.
 
-Reading order of the write-ahead log: ``format`` (what the bytes mean), ``recovery`` (what a crash may leave,
-and what it may not), ``wal`` (the store), then what they stand on: ``segments``, ``entry_map``, ``custody``,
-``files``.
+Reading order of the write-ahead log: ``format`` (what the bytes mean), ``recovery`` (what a crash may leave, and what
+it may not) and ``repair`` (what is done about it), ``wal`` (the store) with ``writing``, ``reading`` and ``segments``,
+then what they stand on: ``entry_map`` (where each entry is), ``custody`` (who closes), ``files`` (the disk itself).
 """
