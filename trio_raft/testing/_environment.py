@@ -25,9 +25,7 @@ def test_environment(seed: int, *, latency: float = 0.0002) -> Environment:  # n
 
     ``run_blocking`` is a ``VirtualLanes``; keep a reference to it to stall the disk.
     """
-    return Environment(
-        clock=VirtualClock(), random=random.Random(seed), run_blocking=VirtualLanes(latency=latency)
-    )
+    return Environment(clock=VirtualClock(), random=random.Random(seed), run_blocking=VirtualLanes(latency=latency))
 
 
 # Its name would make pytest collect it wherever a test module imports it.
