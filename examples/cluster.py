@@ -28,6 +28,11 @@ from cluster_demo.writes import Failover, Outcome, Writes
 PLAIN_FIGURES_SECONDS = 2.0
 """Between two lines of figures when the output is no terminal."""
 
+LAST_CHECK_SECONDS = 5.0
+"""Whoever quits the live view waits no longer than this for the comparison, which needs a majority."""
+
+LINES_AFTER_LIVE = 10
+
 GOOD, BAD, WRONG_INPUT, OUT_OF_PATIENCE, INTERRUPTED = 0, 1, 2, 3, 130
 
 EPILOG = f"""\
@@ -123,8 +128,11 @@ async def play(arguments: argparse.Namespace, cluster: Cluster, writes: Writes, 
             with trio.move_on_after(arguments.seconds):
                 await wait_for_quit(cluster, live)
             writes.finish()
-            load.cancel_scope.deadline = trio.current_time() + arguments.patience
+            cluster.patience = min(cluster.patience, LAST_CHECK_SECONDS)
+            load.cancel_scope.deadline = trio.current_time() + cluster.patience
         view.cancel_scope.cancel()
+    if live:
+        go_on_in_plain_lines(cluster.feed)
     return await verify(cluster, writes)
 
 
@@ -158,7 +166,7 @@ async def report_failover(cluster: Cluster, writes: Writes, failover: Failover) 
         raise AssertionError("only a failover that has ended is reported")
     happened = (
         f"{failover.stopped} {failover.how} → {leader.name} leader of term {failover.term} "
-        f"after {failover.milliseconds:.0f} ms"
+        f"after {failover.leader_milliseconds:.0f} ms"
     )
     try:
         lost = await count_lost(cluster, writes.ledger, leader)
@@ -176,9 +184,8 @@ async def cancel_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope)
 
 def report(arguments: argparse.Namespace, cluster: Cluster, writes: Writes, result: Result, *, live: bool) -> None:
     """The last words: the end of the feed after a live view, the error, the figures or the JSON object."""
-    if live:
-        for line in list(cluster.feed.lines)[-10:]:
-            print_line(line)
+    if live and cluster.feed.show is not print_line:
+        go_on_in_plain_lines(cluster.feed)
     if result.error:
         print(f"{Path(sys.argv[0]).name}: {result.error}", file=sys.stderr, flush=True)
     summary = summarize(arguments, cluster, writes, result)
@@ -211,6 +218,13 @@ def summarize(arguments: argparse.Namespace, cluster: Cluster, writes: Writes, r
         "error": result.error,
         "events": [{"at_s": rounded(line.at), "text": line.text} for line in cluster.feed.lines],
     }
+
+
+def go_on_in_plain_lines(feed: Feed) -> None:
+    """After a live view, which leaves nothing on the screen: the end of the feed, and whatever follows."""
+    for line in list(feed.lines)[-LINES_AFTER_LIVE:]:
+        print_line(line)
+    feed.show = print_line
 
 
 def print_line(line: FeedLine) -> None:

@@ -48,14 +48,15 @@ class Feed:
 
     def __init__(self, *, show: Callable[[FeedLine], None]) -> None:
         self.lines: deque[FeedLine] = deque(maxlen=MAX_FEED_LINES)
+        self.show = show
+        """Called with every line; a live view that reads ``lines`` needs no calls."""
         self._started = trio.current_time()
-        self._show = show
 
     def say(self, text: str) -> None:
         """Add a line."""
         line = FeedLine(self.elapsed(), text)
         self.lines.append(line)
-        self._show(line)
+        self.show(line)
 
     def elapsed(self) -> float:
         """Seconds since the start."""
@@ -86,6 +87,8 @@ class Cluster:
         self._changed = trio.lowlevel.ParkingLot()
         self._leaders_paused: list[Child] = []
         self._followers_paused: list[Child] = []
+        self.led_since = 0.0
+        """When the leader of the highest term was first seen, on Trio's clock."""
         self._last_leadership: tuple[int, str] = (0, "")
         names = [f"n{number}" for number in range(1, size + 1)]
         members = [f"{name}=127.0.0.1:{port}" for name, port in zip(names, free_ports(size), strict=True)]
@@ -238,6 +241,7 @@ class Cluster:
             leadership = (leader.status.term, leader.name)
             if leadership > self._last_leadership:
                 self._last_leadership = leadership
+                self.led_since = trio.current_time()
                 self.feed.say(f"{leader.name} is leader of term {leader.status.term}")
 
     async def _watch_catch_up(self, child: Child, how: str, applied_before: int) -> None:

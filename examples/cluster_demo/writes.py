@@ -95,6 +95,8 @@ class Failover:
     last_attempt: int
     """Only attempts after this one can end it: older ones may have been served by the stopped leader."""
     milliseconds: float | None = None
+    leader_milliseconds: float = 0.0
+    """Until the leader that made it was seen; less than the whole if nobody wrote meanwhile."""
     leader: Child | None = None
     """Who acknowledged that next write."""
     term: int = 0
@@ -112,6 +114,7 @@ class Writes:
         self.on_failover_ended: Callable[[Failover], None] = lambda _failover: None
         self._cluster = cluster
         self._writers = writers
+        self._began = trio.current_time()
         self._open = 0
         """Attempts that are under way."""
         self._finishing = False
@@ -171,7 +174,7 @@ class Writes:
 
     def recent_rate(self) -> float:
         """Acknowledged writes per second of late."""
-        return len(self._recent_latencies()) / RECENT_SECONDS
+        return len(self._recent_latencies()) / min(RECENT_SECONDS, trio.current_time() - self._began + 0.001)
 
     def recent_percentile(self, fraction: float) -> float | None:
         """Seconds; None without a recent write."""
@@ -220,6 +223,9 @@ class Writes:
                 break
             if number > failover.last_attempt:
                 failover.milliseconds = (now - failover.at) * 1000
+                # If the same leader goes on, after a short pause, it was there all the time.
+                led_since = self._cluster.led_since
+                failover.leader_milliseconds = ((led_since if led_since > failover.at else now) - failover.at) * 1000
                 failover.leader = leader
                 failover.term = leader.status.term if leader.status else 0
                 self.on_failover_ended(failover)

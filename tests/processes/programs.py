@@ -127,7 +127,7 @@ def processes_naming(words: Path) -> list[int]:
 
 def environment() -> dict[str, str]:
     """This process's environment, with the checkout's own package first."""
-    return {**os.environ, "PYTHONPATH": os.environ.get("EXAMPLES_PATH", str(ROOT)), "PYTHONWARNINGS": "error"}
+    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
 
 
 def three_ports_in_a_row() -> int:
