@@ -46,13 +46,14 @@ async def _watch_contact(server: Server, term: Term) -> None:
 async def _watch_log(server: Server, term: Term) -> None:
     """Step down when entries wait to be committed, and no majority acknowledged any for too long."""
     clock, patience = server.environment.clock, server.config.timeouts.replication_stall_timeout
-    idle_until = clock.now()
+    waiting_since = math.inf
     while server.leads(term):
         await clock.sleep(patience / 10)
         state = server.state
-        if state.commit_index == state.log.last_index:
-            idle_until = clock.now()
-        stalled_for = clock.now() - max(idle_until, _quorum_append_contact(server))
+        # Since this was first seen, not since it was last seen to be otherwise: never too early.
+        waiting = state.commit_index < state.log.last_index
+        waiting_since = min(waiting_since, clock.now()) if waiting else math.inf
+        stalled_for = clock.now() - max(waiting_since, _quorum_append_contact(server))
         if stalled_for >= patience and server.leads(term):
             server.step_down(f"no majority acknowledged an entry for {stalled_for:.1f} s")
 
