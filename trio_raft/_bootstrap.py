@@ -10,7 +10,7 @@ import trio
 from trio_raft._environment import draw_interval
 from trio_raft._errors import ProtocolError, error_text
 from trio_raft._events import BootstrapWaiting
-from trio_raft._messages import BootstrapReply, Purpose, ServerId
+from trio_raft._messages import BootstrapReply, BootstrapStatement, Message, Purpose, ServerId
 from trio_raft._peers import dial_peer
 from trio_raft._server import Server
 from trio_raft._transport import Channel, ChannelBroken
@@ -57,7 +57,7 @@ async def _exchange_on(server: Server, channel: Channel) -> None:
     while True:
         # Only what is durable is stated; while a newer map is on its way to the disk, wait for it.
         await server.journal.wait_durable(first_start.position)
-        reply = await channel.request(first_start.statement())
+        reply = await _answer_to(server, channel, first_start.statement())
         if not isinstance(reply, BootstrapReply):
             raise ProtocolError(channel.peer, f"answered a BootstrapStatement with {type(reply).__name__}")
         server.first_start.problems.pop(channel.peer, None)
@@ -71,6 +71,14 @@ async def _exchange_on(server: Server, channel: Channel) -> None:
         interval = draw_interval(server.environment, server.config.timeouts.heartbeat_interval)
         with server.environment.clock.move_on_after(interval):
             await server.first_start.lot.park()
+
+
+async def _answer_to(server: Server, channel: Channel, statement: BootstrapStatement) -> Message:
+    """The peer makes durable what it learns before it answers; but one that died in silence never does."""
+    patience = server.config.timeouts.request_timeout
+    with server.environment.clock.move_on_after(patience):
+        return await channel.request(statement)
+    raise ChannelBroken(channel.peer, f"no answer within {patience} s")
 
 
 async def _report_missing(server: Server) -> None:

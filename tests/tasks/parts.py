@@ -255,7 +255,7 @@ async def connect(
     network: MemoryNetwork, server: Server, purpose: Purpose, *, sender: ServerId = N2
 ) -> Channel:
     """Dial a server as one of its peers."""
-    config = make_config(sender, members=tuple(server.config.members))
+    config = make_config(sender, members=tuple(server.config.members), limits=server.config.limits)
     return await dial(
         network.transport(sender),
         server.config.listen_address,
@@ -267,7 +267,7 @@ async def connect(
     )
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, slots=False)
 class ScriptedPeer:
     """A peer that listens, and answers as the test says.
 
