@@ -8,8 +8,8 @@ Where time comes in: connecting and shaking hands together have one deadline; a 
 and so has every send.  Waiting for a frame to *begin* has none, because an idle connection is no failure: whoever
 expects an answer sets the deadline for it.
 
-House rule: at most one task receives; sends of several tasks take turns, whole.  Foreign errors are translated here, once: what the connection
-does wrong is ChannelBroken, what the peer does wrong is ProtocolError.
+House rule: at most one task receives; sends of several tasks take turns, each whole.  Foreign errors are translated
+here, once: what the connection does wrong is ChannelBroken, what the peer does wrong is ProtocolError.
 """
 
 from collections import deque
