@@ -27,6 +27,11 @@ from .lines import Message, MessageSender, each_message
 
 StreamT = TypeVar("StreamT")
 
+STOP_SECONDS = 5.0
+"""A thread may be inside a write to a slow disk; nobody waits longer for it."""
+
+LOOK_AGAIN_SECONDS = 0.002
+
 
 class NoAnswer(Exception):
     """The child did not answer: it was paused, it ended, or it took too long. What it did is not known."""
@@ -147,11 +152,19 @@ class Child:
             raise NoAnswer(question.problem or f"{self.name} did not answer within {patience:.1f} s")
         return question.answer, question.parts
 
-    def pause(self) -> None:
-        """SIGSTOP: the process stands still, its connections stay open."""
+    async def pause(self) -> None:
+        """SIGSTOP: the process stands still, its connections stay open. Returns when all its threads have stopped.
+
+        Only then does the system end it, with SIGHUP, should this process be killed: it cannot read the end of its
+        input any more. A thread that is inside a write stops when that returns.
+        """
         self._signal(signal.SIGSTOP)
         self._become(Condition.PAUSED)
         self._resolve_all(f"{self.name} was paused")
+        with trio.move_on_after(STOP_SECONDS):
+            # Trio waits for the end of a process only, so this has to look.
+            while self._process is not None and not _has_stopped(self._process.pid):  # noqa: ASYNC110
+                await trio.sleep(LOOK_AGAIN_SECONDS)
 
     def resume(self) -> None:
         """SIGCONT: the process goes on as if no time had passed."""
@@ -223,6 +236,14 @@ class Child:
         for question in self._questions.values():
             question.problem = problem
             question.resolved.set()
+
+
+def _has_stopped(pid: int) -> bool:
+    """Whether a child of this process stands still, or is gone; asking leaves its state for others to wait for."""
+    try:
+        return os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return True
 
 
 def _pipe(stream: StreamT | None) -> StreamT:

@@ -176,7 +176,7 @@ class Cluster:
         self.feed.say(f"{child.name} killed ({_described_role(child)})")
         await child.kill()
 
-    def pause(self, child: Child) -> None:
+    async def pause(self, child: Child) -> None:
         """SIGSTOP. Raises WrongMoment if it is not running."""
         if child.condition is not Condition.RUNNING:
             raise WrongMoment(f"{child.name} is {child.condition.value}, not running")
@@ -186,7 +186,7 @@ class Cluster:
             self._leaders_paused.append(child)
         else:
             self._followers_paused.append(child)
-        child.pause()
+        await child.pause()
 
     def choose_paused(self, who: str) -> Child:
         """Whom ``resume`` means: ``leader`` is the node that led when it was paused. Raises WrongMoment."""

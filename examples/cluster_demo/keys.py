@@ -66,7 +66,7 @@ async def _obey(cluster: Cluster, key: str) -> None:
         case "k" if leader is not None:
             await cluster.kill(leader)
         case "p" if leader is not None:
-            cluster.pause(leader)
+            await cluster.pause(leader)
         case "f":
             followers = [child for child in cluster.running() if child is not leader]
             if not followers:

@@ -76,7 +76,7 @@ async def run_script(verbs: Sequence[Verb], cluster: Cluster, writes: Writes) ->
                 case "kill":
                     await cluster.kill(await cluster.choose(verb.who, verb.text))
                 case "pause":
-                    cluster.pause(await cluster.choose(verb.who, verb.text))
+                    await cluster.pause(await cluster.choose(verb.who, verb.text))
                 case "resume":
                     cluster.resume(cluster.choose_paused(verb.who))
                 case "restart":

@@ -105,10 +105,14 @@ async def start_program(program: Path, *arguments: str, errors_too: bool = False
 
 
 async def wait_until_nobody_names(words: Path) -> None:
-    """Until no process has these words on its command line."""
-    with trio.fail_after(PATIENCE_SECONDS):
+    """Until no process has these words on its command line; whoever does not end in time is killed and named."""
+    with trio.move_on_after(PATIENCE_SECONDS):
         while processes_naming(words):  # noqa: ASYNC110  # the system tells nobody but their parent
             await trio.sleep(LOOK_AGAIN_SECONDS)
+    left = processes_naming(words)
+    for process in left:
+        os.kill(process, signal.SIGKILL)
+    assert left == []
 
 
 def processes_naming(words: Path) -> list[int]:
