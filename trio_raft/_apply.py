@@ -66,7 +66,7 @@ class Applier(Generic[CommandT, ResultT]):
             if entry.index != applied + 1:
                 raise RaftInternalError(f"entry {entry.index} would be applied after {applied}")
             if entry.kind is EntryKind.COMMAND:
-                ticket = tickets.pop(entry.index, None)
+                ticket = tickets.get(entry.index)
                 if ticket is not None and ticket.term != entry.term:
                     raise RaftInternalError(
                         f"the ticket for index {entry.index} is of term {ticket.term}, the entry of {entry.term}"
@@ -93,6 +93,8 @@ class Applier(Generic[CommandT, ResultT]):
             if ticket is not None:
                 ticket.resolve(result)
         if ticket is not None:
+            # Not before: a ticket whose entry stops the node must be found when the node's close ends them all.
+            del self._server.tickets[entry.index]
             self._server.pending_bytes -= len(entry.record)
 
 
