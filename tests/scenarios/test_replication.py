@@ -139,8 +139,8 @@ async def test_many_applies_are_spread_over_turns(autojump_clock: object) -> Non
         cluster.machine = Counting
         await cluster.restart(cluster.others(leader)[0])
         await cluster.until(lambda: sum(applied_in_turn) == 5000)
-        # The counter's turn may come just before one batch and just after the next.
-        assert max(applied_in_turn) <= 2 * 64
+        # The counter starts some turns late, and its turn may come just before one batch and just after the next.
+        assert max(applied_in_turn[1:]) <= 2 * 64
         assert len(cluster.leaders_by_term()) == 1
 
 
