@@ -1,0 +1,257 @@
+"""Feeding the state machine: in order, in bounded turns, results to whoever waits."""
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from tests.tasks.parts import (
+    N1,
+    command,
+    lead_term,
+    make_config,
+    make_server,
+    record,
+    settle,
+    store_of,
+)
+from trio_raft._apply import TURN_SECONDS, Applier, command_type
+from trio_raft._config import Limits
+from trio_raft._errors import ConfigurationError, RaftInternalError, Rejected, StateMachineError
+from trio_raft._events import LoopBlocked
+from trio_raft._records import Entry, LogIndex, Term
+from trio_raft._server import Server
+from trio_raft._tickets import Ticket
+from trio_raft._values import ValueCodec
+from trio_raft.abc import Committed, StateMachine
+
+
+class Recording(StateMachine[bytes, int]):
+    """Remembers what it was given; ``no`` is rejected, ``bad`` is a bug; the stopwatch runs while it applies."""
+
+    def __init__(self) -> None:
+        self.applied: list[tuple[int, int, bytes]] = []
+        self.now = 0.0
+        self.takes = 0.0
+
+    def apply(self, entry: Committed[bytes]) -> int:
+        self.now += self.takes
+        if entry.command == b"no":
+            raise Rejected("the machine says no")
+        if entry.command == b"bad":
+            raise ZeroDivisionError("a bug")
+        self.applied.append((entry.index, entry.term, entry.command))
+        return len(self.applied)
+
+
+class Scene:
+    """A single server that leads, and its machine."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.machine = Recording()
+        self.applier = Applier(server, self.machine, ValueCodec[bytes](bytes))
+        self.applier._stopwatch = lambda: self.machine.now
+
+    async def applied(self, index: int) -> None:
+        with trio.fail_after(1000):
+            while self.server.state.last_applied < index:
+                await trio.sleep(0.001)
+
+
+async def play(
+    nursery: trio.Nursery, *, entries: int = 0, limits: Limits | None = None, applies: bool = True
+) -> Scene:
+    """Entry 1 … ``entries`` were there before; the next one is the leader's no-op."""
+    config = make_config(members=(N1,), limits=limits)
+    server = await make_server(terms=[1] * entries, term=1, config=config)
+    scene = Scene(server)
+    nursery.start_soon(server.journal.run)
+    lead_term(server, 2)
+    if applies:
+        nursery.start_soon(scene.applier.run)
+    return scene
+
+
+async def test_run_applies_in_order_and_resolves(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    """Every committed command is applied once, in order, and its result goes to its own ticket."""
+    scene = await play(nursery, entries=3)
+    tickets = [scene.server.submit_nowait(b"%d" % number) for number in range(3)]
+    assert [await ticket.wait() for ticket in tickets] == [4, 5, 6]
+    assert scene.machine.applied == [
+        *[(index, 1, b"x") for index in (1, 2, 3)],
+        *[(index, 2, b"%d" % (index - 5)) for index in (5, 6, 7)],
+    ]
+    assert (scene.server.state.last_applied, scene.server.pending_bytes, scene.server.tickets) == (7, 0, {})
+
+
+async def test_run_applies_only_what_is_durable_here(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    """A committed entry is applied once it is on this server's disk, not before (S11)."""
+    server = await make_server(latency=1.0)
+    scene = Scene(server)
+    lead_term(server, 1)
+    server.submit_nowait(b"a")
+    server.state.raise_commit(LogIndex(2))
+    nursery.start_soon(scene.applier.run)
+    await settle()
+    assert scene.machine.applied == []
+    nursery.start_soon(server.journal.run)
+    await scene.applied(2)
+    assert trio.current_time() >= 1.0
+    assert len(store_of(server).on_disk) == 2
+
+
+async def test_run_rejected_is_a_result(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    """``Rejected`` raised by the machine is the proposer's outcome, and the machine goes on (X4)."""
+    scene = await play(nursery)
+    refused, accepted = scene.server.submit_nowait(b"no"), scene.server.submit_nowait(b"yes")
+    with pytest.raises(Rejected, match="the machine says no"):
+        await refused.wait()
+    assert await accepted.wait() == 1
+    assert scene.server.pending_bytes == 0
+
+
+async def test_run_rejected_without_a_waiter(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    """On a server where nobody waits a rejection is nothing at all (X4)."""
+    scene = await play(nursery)
+    scene.server.submit_nowait(b"no")
+    scene.server.tickets.clear()
+    assert await scene.server.submit_nowait(b"yes").wait() == 1
+
+
+async def test_run_machine_fails(autojump_clock: MockClock) -> None:
+    """Any other exception ends the task with index and term; nothing after the entry is applied (X4)."""
+    async with trio.open_nursery() as nursery:
+        scene = await play(nursery, applies=False)
+        for data in (b"a", b"bad", b"b"):
+            scene.server.submit_nowait(data)
+        with pytest.raises(StateMachineError) as caught:
+            await scene.applier.run()
+        nursery.cancel_scope.cancel()
+    assert (caught.value.index, caught.value.term) == (3, 2)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    assert "ZeroDivisionError: a bug" in str(caught.value)
+    assert [data for _, _, data in scene.machine.applied] == [b"a"]
+
+
+async def test_run_command_that_does_not_decode(autojump_clock: MockClock) -> None:
+    """A command that the machine's type cannot hold stops the node as the machine's own failure does (X4)."""
+    async with trio.open_nursery() as nursery:
+        scene = await play(nursery, applies=False)
+        scene.applier = Applier(scene.server, scene.machine, ValueCodec(int))
+        scene.server.submit_nowait(b"\xc1")
+        with pytest.raises(StateMachineError) as caught:
+            await scene.applier.run()
+        nursery.cancel_scope.cancel()
+    assert caught.value.index == 2
+
+
+async def test_run_ticket_of_another_term_is_a_bug(autojump_clock: MockClock) -> None:
+    """A ticket never gets the result of another leader's entry: that would be a bug, and it raises (X1)."""
+    async with trio.open_nursery() as nursery:
+        scene = await play(nursery, applies=False)
+        scene.server.submit_nowait(b"a")
+        stale = scene.server.tickets[LogIndex(2)] = Ticket(LogIndex(2), Term(1))
+        with pytest.raises(RaftInternalError, match="term 1"):
+            await scene.applier.run()
+        nursery.cancel_scope.cancel()
+    assert not stale.settled
+    assert scene.machine.applied == []
+
+
+async def test_run_never_skips(autojump_clock: MockClock) -> None:
+    """An entry that does not follow the last applied one is a bug, and it raises (X4)."""
+    server = await make_server()
+    applier = Scene(server).applier
+    with pytest.raises(RaftInternalError, match="entry 2 would be applied after 0"):
+        applier._apply_batch([command(2, 1)])
+
+
+def count_turns(scene: Scene) -> list[int]:
+    """How many commands are applied in each step from now on; between two steps the loop gets its turn."""
+    turns: list[int] = []
+    step = scene.applier._apply_batch
+
+    def counting(entries: list[Entry]) -> None:
+        before = len(scene.machine.applied)
+        step(entries)
+        turns.append(len(scene.machine.applied) - before)
+
+    scene.applier._apply_batch = counting  # type: ignore[method-assign]
+    return turns
+
+
+async def test_run_long_replay_lets_others_run(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    """A long replay is applied in bounded batches, and after each the loop gets its turn (K1)."""
+    scene = await play(nursery, entries=1000, limits=Limits(apply_batch_entries=50), applies=False)
+    await scene.server.journal.wait_durable(scene.server.journal.position)
+    turns = count_turns(scene)
+    nursery.start_soon(scene.applier.run)
+    await scene.applied(1001)
+    assert turns[:20] == [50] * 20
+
+
+async def test_run_slow_commands_end_a_turn_early(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    """Commands that each take a while make shorter batches: a turn is bounded in time too (K1)."""
+    scene = await play(nursery, entries=100, applies=False)
+    recorder = record(scene.server)
+    await scene.server.journal.wait_durable(scene.server.journal.position)
+    scene.machine.takes = 0.4 * TURN_SECONDS
+    turns = count_turns(scene)
+    nursery.start_soon(scene.applier.run)
+    await scene.applied(101)
+    assert turns[:33] == [3] * 33
+    assert recorder.of(LoopBlocked) == []
+
+
+async def test_run_one_slow_command_is_named(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    """One call that blocks the loop is measured and reported with its entry (K1)."""
+    scene = await play(nursery)
+    recorder = record(scene.server)
+    await scene.server.submit_nowait(b"quick").wait()
+    scene.machine.takes = 0.2
+    await scene.server.submit_nowait(b"slow").wait()
+    assert recorder.of(LoopBlocked) == [LoopBlocked("apply of entry 3", pytest.approx(0.2))]
+
+
+async def test_run_reads_old_entries_back(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    """Entries that left memory are read back and applied all the same."""
+    limits = Limits(log_memory_bytes=1, apply_batch_entries=10)
+    scene = await play(nursery, entries=35, limits=limits)
+    await scene.applied(36)
+    assert [index for index, _, _ in scene.machine.applied] == list(range(1, 36))
+    assert store_of(scene.server).reads
+
+
+# ------------------------------------------------------------------------------------------- the type of commands
+
+
+class Base(StateMachine[bytes, int]):
+    def apply(self, entry: Committed[bytes]) -> int:
+        return 0
+
+
+class Derived(Base):
+    pass
+
+
+class Named(StateMachine):  # type: ignore[type-arg]
+    command_type = str
+
+    def apply(self, entry: Committed[str]) -> int:
+        return 0
+
+
+class Untyped(StateMachine):  # type: ignore[type-arg]
+    def apply(self, entry: Committed[object]) -> int:
+        return 0
+
+
+def test_command_type() -> None:
+    """The type of commands is read from the class statement, also a parent's, or stated in ``command_type``."""
+    assert [command_type(machine) for machine in (Base(), Derived(), Named())] == [bytes, bytes, str]
+
+
+def test_command_type_unknown() -> None:
+    """A machine that says neither is refused before anything starts."""
+    with pytest.raises(ConfigurationError, match="Untyped"):
+        command_type(Untyped())
