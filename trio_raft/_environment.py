@@ -127,7 +127,7 @@ class Environment:
     clock: Clock
     random: random.Random
     run_blocking: RunBlocking
-    observe: Callable[[Any], None] = lambda server: None
+    observe: Callable[[Any], None] = lambda _: None
     """Called with each ``Server`` that is built on this, before anything of it runs: where a simulation hangs its
     invariants."""
 

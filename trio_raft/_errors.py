@@ -228,6 +228,7 @@ class HandshakeRefused(ProtocolError):
 
     def __init__(self, peer: str, reason: str, *, code: str) -> None:
         super().__init__(peer, reason)
+        self.args = (f"no connection with {peer} ({code}): {reason}. Make the two configurations agree.",)
         self.code = code
 
 

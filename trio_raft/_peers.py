@@ -15,7 +15,7 @@ from collections import deque
 import attrs
 import trio
 
-from trio_raft._codec import encode_frame
+from trio_raft._codec import Frame, encode_frame
 from trio_raft._errors import HandshakeRefused, ProtocolError, leaves
 from trio_raft._events import BadInput, PeerRefused
 from trio_raft._messages import (
@@ -154,33 +154,24 @@ class PeerService:
 
     async def _serve_control(self, channel: Channel) -> None:
         """Heartbeats are answered on the spot; a vote waits for its disk beside them."""
+        waiting = trio.CapacityLimiter(QUEUED_REPLIES)
         async with trio.open_nursery() as nursery:
-            sending = trio.Lock()
-            waiting = trio.CapacityLimiter(QUEUED_REPLIES)
             while True:
                 frame = await channel.receive()
                 reply, position = self._answer_control(channel, frame.message)
                 if position <= self._server.journal.durable_position:
-                    async with sending:
-                        await channel.send(reply, request_id=frame.request_id)
+                    await channel.send(reply, request_id=frame.request_id)
                 elif waiting.available_tokens == 0:
                     raise ProtocolError(channel.peer, f"has {QUEUED_REPLIES} requests waiting for an answer")
                 else:
-                    nursery.start_soon(self._reply_later, channel, sending, waiting, position, frame.request_id, reply)
+                    nursery.start_soon(self._reply_later, channel, waiting, position, frame, reply)
 
     async def _reply_later(
-        self,
-        channel: Channel,
-        sending: trio.Lock,
-        waiting: trio.CapacityLimiter,
-        position: int,
-        request_id: int,
-        reply: Message,
+        self, channel: Channel, waiting: trio.CapacityLimiter, position: int, frame: Frame, reply: Message
     ) -> None:
         async with waiting:
             await self._server.journal.wait_durable(position)
-            async with sending:
-                await channel.send(reply, request_id=request_id)
+            await channel.send(reply, request_id=frame.request_id)
 
     def _answer_control(self, channel: Channel, request: Message) -> tuple[Message, int]:
         match request:
