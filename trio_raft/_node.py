@@ -20,7 +20,7 @@ import trio
 from trio_raft._apply import Applier, command_type
 from trio_raft._config import Config
 from trio_raft._environment import Environment, real_environment
-from trio_raft._errors import NoLeader
+from trio_raft._errors import NoLeader, leaves
 from trio_raft._events import EventReceiver, LoopBlocked
 from trio_raft._leadership import confirm_applied, confirm_leadership, confirm_read_index
 from trio_raft._messages import ServerId
@@ -88,15 +88,20 @@ async def open_node(
         except BaseException as error:
             # Kept until every service has ended; Cancelled too, which is raised again below.
             body_error = error
-        try:
-            await services.aclose()
-        except trio.Cancelled as error:
-            body_error = body_error or error
-    if server.crash is not None:
-        server.crash.__context__ = body_error
-        raise server.crash
-    if body_error is not None:
-        raise body_error
+        interruption = await services.end()
+    leaving = _what_leaves(body_error, interruption, server.crash)
+    if leaving is not None:
+        raise leaving
+
+
+def _what_leaves(
+    body_error: BaseException | None, interruption: BaseException | None, crash: BaseException | None
+) -> BaseException | None:
+    """The one exception for the end of a block, its close and its node: Ctrl-C, else the crash, else the body's."""
+    for error in (interruption, body_error):
+        if error is not None and any(isinstance(leaf, KeyboardInterrupt | SystemExit) for leaf in leaves(error)):
+            return error
+    return crash or body_error or interruption
 
 
 async def serve_node(

@@ -55,14 +55,26 @@ class Services:
         """Set when every task has ended."""
 
     async def aclose(self) -> None:
-        """Close in order, within ``close_timeout``.  Cancelled: everything is ended at once."""
+        """Close in order, within ``close_timeout``.  Cancelled, or interrupted: everything is ended at once."""
         self._server.close(None)
         self._work_scope.cancel()
         try:
             await self.ended.wait()
-        except trio.Cancelled:
+        except BaseException:
             self._scope.cancel()
             raise
+
+    async def end(self) -> BaseException | None:
+        """``aclose``, and wait until every task has ended whatever comes: returns the cancel or Ctrl-C that came."""
+        interruption: BaseException | None = None
+        while not self.ended.is_set():
+            try:
+                # Once interrupted nothing is left that could take long.
+                with trio.CancelScope(shield=interruption is not None):
+                    await self.aclose()
+            except BaseException as error:
+                interruption = error
+        return interruption
 
     async def run(self, body_scope: trio.CancelScope) -> None:
         """Run until ``aclose``, or until something fails: then the body is cancelled.
