@@ -1,0 +1,459 @@
+"""The ways into a node and out of it: what leaves, and that nothing is left behind."""
+
+import errno
+import signal
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+import trio_raft
+from tests.tasks.leftovers import nothing_left
+from tests.tasks.parts import CLUSTER, N1, N2, StoreUnderControl, lanes, make_config, settle
+from trio_raft import Committed, Node, open_node, serve_node
+from trio_raft._environment import Environment, Lane
+from trio_raft._errors import (
+    ConfigurationError,
+    DirectoryMismatch,
+    LeadershipLost,
+    LogCorrupt,
+    RaftInternalError,
+    StateMachineError,
+    StorageError,
+)
+from trio_raft._events import NodeStopped
+from trio_raft._messages import Incarnation
+from trio_raft._rules.state import Role
+from trio_raft.abc import Recovered, StoreIdentity
+from trio_raft.testing._environment import test_environment
+from trio_raft.testing._network import MemoryNetwork
+
+
+class Machine(trio_raft.StateMachine[bytes, int]):
+    """Counts; ``bad`` is a bug in it."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def apply(self, entry: Committed[bytes]) -> int:
+        if entry.command == b"bad":
+            raise ZeroDivisionError("a bug in the machine")
+        self.count += 1
+        return self.count
+
+
+class House:
+    """A single node's surroundings."""
+
+    def __init__(self) -> None:
+        self.network = MemoryNetwork()
+        self.store = StoreUnderControl()
+        self.environment: Environment = test_environment(1)
+        self.config = make_config(members=(N1,))
+        self.bug = trio.Event()
+
+    def open(self) -> AbstractAsyncContextManager[Node[bytes, int]]:
+        return open_node(
+            self.config,
+            Machine(),
+            log_store=self.store,
+            transport=self.network.transport(N1),
+            environment=self.environment,
+        )
+
+    async def serve(self, task_status: trio.TaskStatus[Node[bytes, int]] = trio.TASK_STATUS_IGNORED) -> None:
+        await serve_node(
+            self.config,
+            Machine(),
+            log_store=self.store,
+            transport=self.network.transport(N1),
+            environment=self.environment,
+            task_status=task_status,
+        )
+
+
+@pytest.fixture
+def house(monkeypatch: pytest.MonkeyPatch) -> House:
+    """A house in which the leader's role fails by a bug once ``bug`` is set."""
+    from trio_raft import _services
+
+    house = House()
+
+    async def lead_until_the_bug(_: object) -> None:
+        await house.bug.wait()
+        raise LookupError("a bug in the package")
+
+    monkeypatch.setitem(_services._ROLES, Role.LEADER, lead_until_the_bug)
+    return house
+
+
+# ------------------------------------------------------------------------------------------- the matrix
+
+CRASHES: dict[str, type[Exception] | None] = {
+    "no crash": None,
+    "storage": StorageError,
+    "machine": StateMachineError,
+    "bug": RaftInternalError,
+}
+
+ENDS = ("normal", "user's exception", "outer cancel", "keyboard interrupt")
+
+
+async def crash(house: House, node: Node[bytes, int], kind: str) -> None:
+    """Make the node fail, and wait until it has ended."""
+    if kind == "no crash":
+        return
+    if kind == "storage":
+        house.store.failure = OSError(errno.EIO, "Input/output error", "/disk/log")
+        node.submit_nowait(b"a")
+    elif kind == "machine":
+        node.submit_nowait(b"bad")
+    else:
+        house.bug.set()
+    with trio.CancelScope(shield=True):
+        await node.wait_closed()
+
+
+class UsersError(Exception):
+    """Raised by the body."""
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("kind", CRASHES)
+async def test_open_node_every_way_out(kind: str, end: str, house: House, autojump_clock: MockClock) -> None:
+    """Whatever ends the block and the node, one error leaves, bare and as itself, and nothing is left (X2)."""
+    error = {"user's exception": UsersError("mine"), "keyboard interrupt": KeyboardInterrupt()}.get(end)
+    outer = trio.CancelScope()
+    left: BaseException | None = None
+    with nothing_left(house.network):
+        try:
+            with outer:
+                async with house.open() as node:
+                    await node.wait_leader()
+                    await crash(house, node, kind)
+                    if end == "outer cancel":
+                        outer.cancel()
+                        await trio.sleep_forever()
+                    if error is not None:
+                        raise error
+        except BaseException as caught:
+            left = caught
+    expected = CRASHES[kind]
+    if end == "keyboard interrupt":
+        assert left is error
+    elif expected is not None:
+        assert type(left) is expected
+        assert left.__context__ is error or end == "outer cancel"
+    else:
+        assert left is error
+        assert outer.cancelled_caught is (end == "outer cancel")
+    assert house.store.closed
+
+
+@pytest.mark.parametrize("kind", [kind for kind in CRASHES if kind != "no crash"])
+async def test_open_node_crash_cancels_the_body(kind: str, house: House, autojump_clock: MockClock) -> None:
+    """When the node fails its block is cancelled, and the failure leaves it, from the group in which it was found
+    (X2).
+    """
+    expected = CRASHES[kind]
+    assert expected is not None
+    with nothing_left(house.network):
+        with pytest.raises(expected) as caught:
+            async with house.open() as node:
+                await node.wait_leader()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(crash, house, node, kind)
+                    await trio.sleep_forever()
+    assert isinstance(caught.value.__cause__, BaseExceptionGroup)
+
+
+@pytest.mark.parametrize("kind", CRASHES)
+async def test_serve_node_every_way_out(kind: str, house: House, autojump_clock: MockClock) -> None:
+    """``serve_node`` raises what ``open_node`` would, and returns after ``aclose`` (X2)."""
+    expected, left = CRASHES[kind], list[BaseException]()
+
+    async def serve(task_status: trio.TaskStatus[Node[bytes, int]]) -> None:
+        try:
+            await house.serve(task_status)
+        except BaseException as error:
+            left.append(error)
+
+    with nothing_left(house.network):
+        async with trio.open_nursery() as nursery:
+            node = await nursery.start(serve)
+            await node.wait_leader()
+            await crash(house, node, kind)
+            await node.aclose()
+    assert [type(error) for error in left] == ([expected] if expected else [])
+
+
+async def test_serve_node_cancelled(house: House, autojump_clock: MockClock) -> None:
+    """Cancelling the task of a node ends the node at once (X2)."""
+    with nothing_left(house.network):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(house.serve)
+            nursery.cancel_scope.cancel()
+    assert house.store.closed
+
+
+async def test_open_node_crash_is_named_to_callers(house: House, autojump_clock: MockClock) -> None:
+    """Open proposals end with an unknown outcome and later calls with ClosedResourceError, both from the crash (X1)."""
+    errors: dict[str, BaseException] = {}
+
+    async def note(name: str, call: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await call()
+        except Exception as error:
+            errors[name] = error
+
+    with pytest.RaisesGroup(StorageError):
+        async with trio.open_nursery() as callers:
+            async with house.open() as node:
+                await node.wait_leader()
+                house.store.failure = OSError(errno.EIO, "Input/output error", "/disk/log")
+                callers.start_soon(note, "propose", lambda: node.propose(b"a"))
+                callers.start_soon(note, "wait", lambda: node.wait_applied(trio_raft.LogIndex(100)))
+                with node.events() as events:
+                    callers.start_soon(note, "events", events.receive)
+                    await trio.sleep_forever()
+    await note("late", lambda: node.propose(b"b"))
+    assert {name: type(error) for name, error in errors.items()} == {
+        "propose": LeadershipLost,
+        "wait": trio.ClosedResourceError,
+        "late": trio.ClosedResourceError,
+    }
+    assert all(isinstance(error.__cause__, StorageError) for error in errors.values())
+
+
+async def test_open_node_failed_append_ends_the_leadership(house: House, autojump_clock: MockClock) -> None:
+    """A leader whose own append fails stops for good, and no index is used again in its term (R5, S2)."""
+    with pytest.raises(StorageError):
+        async with house.open() as node:
+            await node.wait_leader()
+            await node.propose(b"a")
+            term, on_disk = node.term, list(house.store.on_disk)
+            house.store.failure = OSError(errno.EIO, "Input/output error", "/disk/log")
+            with node.events() as events:
+                node.submit_nowait(b"b")
+                with trio.CancelScope(shield=True):
+                    await node.wait_closed()
+                    seen = [event async for event in events]
+    assert house.store.on_disk == on_disk
+    [stopped] = [event for event in seen if isinstance(event, NodeStopped)]
+    assert isinstance(stopped.error, StorageError)
+    house.store.failure = None
+    async with house.open() as node:
+        await node.wait_leader()
+        assert node.term > term
+
+
+# ------------------------------------------------------------------------------------------- the way in
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        LogCorrupt(Path("/disk/log"), offset=512, index=3, problem="damaged"),
+        StorageError(Path("/disk/log"), "reading", "Input/output error"),
+        DirectoryMismatch(Path("/disk"), "cluster_id", found="a", expected="b"),
+    ],
+)
+async def test_open_node_recovery_fails(error: Exception, house: House, autojump_clock: MockClock) -> None:
+    """What recovery raises leaves bare, as itself, and nothing was started (X2)."""
+
+    def fail(identity: StoreIdentity, *, memory_bytes: int) -> Recovered:
+        raise error
+
+    house.store.open = fail  # type: ignore[method-assign]
+    with nothing_left(house.network):
+        with pytest.raises(type(error)) as caught:
+            async with house.open():
+                raise AssertionError("the body must not run")
+    assert caught.value is error
+    assert house.store.closed
+
+
+async def test_open_node_other_owner(house: House, autojump_clock: MockClock) -> None:
+    """A store that belongs to another node is refused, and nothing in it is changed."""
+    house.store.inner.open(StoreIdentity(CLUSTER, N2, Incarnation("a disk")), memory_bytes=0)
+    with pytest.raises(DirectoryMismatch):
+        async with house.open():
+            raise AssertionError("the body must not run")
+    assert house.store.batches == []
+
+
+async def test_open_node_address_in_use(tmp_path: Path) -> None:
+    """A port that is taken is one clear error that names the address; directory and descriptors are given back (X2)."""
+    with nothing_left():
+        [taken] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        async with taken:
+            assert isinstance(taken, trio.SocketListener)
+            address = "127.0.0.1:{}".format(taken.socket.getsockname()[1])
+            config = trio_raft.Config(
+                node_id="n1", cluster_id=CLUSTER, members={"n1": address}, data_directory=tmp_path / "n1"
+            )
+            with pytest.raises(ConfigurationError, match=address) as caught:
+                async with open_node(config, Machine()):
+                    raise AssertionError("the body must not run")
+        assert caught.value.key == "listen"
+        # Nothing holds the directory.
+        async with open_node(config, Machine()) as node:
+            await node.wait_leader()
+
+
+async def test_open_node_cancelled_during_recovery(house: House, autojump_clock: MockClock) -> None:
+    """A cancel during recovery leaves nothing behind (X2)."""
+    lanes(house.environment).stall(Lane.JOURNAL)
+    with nothing_left(house.network):
+        with trio.move_on_after(1) as scope:
+            async with house.open():
+                raise AssertionError("the body must not run")
+    assert scope.cancelled_caught
+    assert house.store.closed
+
+
+async def test_open_node_cancelled_before_its_services_started(house: House, autojump_clock: MockClock) -> None:
+    """A body that ends at once, or is cancelled at once, still closes everything that was opened (X2)."""
+    with nothing_left(house.network):
+        async with house.open():
+            pass
+    with nothing_left(house.network):
+        with trio.CancelScope() as scope:
+            async with house.open():
+                scope.cancel()
+                await trio.lowlevel.checkpoint()
+        assert scope.cancelled_caught
+
+
+# ------------------------------------------------------------------------------------------- closing
+
+
+async def test_aclose_twice(house: House, autojump_clock: MockClock) -> None:
+    """Closing twice, also at the same time, is fine (X2)."""
+    with nothing_left(house.network):
+        async with house.open() as node:
+            await node.wait_leader()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(node.aclose)
+                nursery.start_soon(node.aclose)
+            await node.aclose()
+            with pytest.raises(trio.ClosedResourceError):
+                await node.propose(b"a")
+
+
+async def test_aclose_finishes_the_write_in_hand(house: House, autojump_clock: MockClock) -> None:
+    """What was queued when closing began is written before the node ends, if the disk takes it in time (X2)."""
+    async with house.open() as node:
+        await node.wait_leader()
+        lanes(house.environment).latency = house.config.timeouts.close_timeout / 4
+        tickets = [node.submit_nowait(b"%d" % number) for number in range(10)]
+        await node.aclose()
+    assert len(house.store.on_disk) == 11
+    for ticket in tickets:
+        with pytest.raises(LeadershipLost):
+            await ticket.wait()
+
+
+async def test_aclose_with_a_hung_disk_is_bounded(house: House, autojump_clock: MockClock) -> None:
+    """A disk that hangs delays the end of a node by ``close_timeout``, and no more (X2)."""
+    with nothing_left(house.network):
+        async with house.open() as node:
+            await node.wait_leader()
+            lanes(house.environment).stall(Lane.JOURNAL)
+            node.submit_nowait(b"a")
+            began = trio.current_time()
+        assert trio.current_time() - began == pytest.approx(house.config.timeouts.close_timeout, abs=0.01)
+
+
+async def test_aclose_cancelled(house: House, autojump_clock: MockClock) -> None:
+    """A close that is cancelled ends everything at once, a hung write notwithstanding (X2)."""
+    with nothing_left(house.network):
+        with trio.move_on_after(0.5) as outer:
+            async with house.open() as node:
+                with trio.CancelScope(shield=True):
+                    await node.wait_leader()
+                    lanes(house.environment).stall(Lane.JOURNAL)
+                    node.submit_nowait(b"a")
+                    await trio.sleep(1)
+                began = trio.current_time()
+        assert outer.cancelled_caught
+        assert trio.current_time() - began < 0.01
+
+
+async def test_aclose_cancelled_by_one_caller(house: House, autojump_clock: MockClock) -> None:
+    """A cancelled ``aclose`` inside the block ends the node; the block itself goes on to its end (X2)."""
+    with nothing_left(house.network):
+        async with house.open() as node:
+            await node.wait_leader()
+            lanes(house.environment).stall(Lane.JOURNAL)
+            node.submit_nowait(b"a")
+            with trio.move_on_after(0.1) as scope:
+                await node.aclose()
+            assert scope.cancelled_caught
+            began = trio.current_time()
+            await node.wait_closed()
+            assert trio.current_time() - began < 0.01
+
+
+async def test_open_node_users_error_under_a_cancelled_scope(house: House, autojump_clock: MockClock) -> None:
+    """A user's exception raised under a cancelled scope is not lost to the cancel (X2)."""
+    error = UsersError("mine")
+    with nothing_left(house.network):
+        with pytest.raises(UsersError) as caught:
+            with trio.CancelScope() as scope:
+                async with house.open() as node:
+                    await node.wait_leader()
+                    lanes(house.environment).stall(Lane.JOURNAL)
+                    node.submit_nowait(b"a")
+                    scope.cancel()
+                    raise error
+    assert caught.value is error
+
+
+# ------------------------------------------------------------------------------------------- Ctrl-C while closing
+
+
+@pytest.mark.parametrize("body_fails", [False, True])
+def test_ctrl_c_while_closing(body_fails: bool) -> None:
+    """Ctrl-C while a node waits for a hung disk ends it at once, and leaves bare, a user's exception in its context
+    (X2).
+    """
+    took: list[float] = []
+
+    @trio.lowlevel.enable_ki_protection
+    async def press_ctrl_c() -> None:
+        await trio.sleep(0.2)
+        signal.raise_signal(signal.SIGINT)
+
+    async def main() -> None:
+        house = House()
+        with nothing_left(house.network):
+            async with trio.open_nursery() as nursery:
+                try:
+                    async with house.open() as node:
+                        await node.wait_leader()
+                        lanes(house.environment).stall(Lane.JOURNAL)
+                        node.submit_nowait(b"a")
+                        nursery.start_soon(press_ctrl_c)
+                        took.append(trio.current_time())
+                        if body_fails:
+                            raise UsersError("mine")
+                except KeyboardInterrupt as interrupt:
+                    took.append(trio.current_time())
+                    assert isinstance(interrupt.__context__, UsersError) is body_fails
+                await settle()
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+    assert took[1] - took[0] == pytest.approx(0.2, abs=0.01)
+
+
+async def test_events_end_with_the_node(house: House, autojump_clock: MockClock) -> None:
+    """A reader of events sees the end of the node, whatever it was (X2)."""
+    async with house.open() as node:
+        await node.wait_leader()
+        with node.events() as events:
+            await node.aclose()
+            assert [event async for event in events]
