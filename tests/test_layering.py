@@ -62,7 +62,10 @@ RULES_MAY_IMPORT_FOREIGN = (
 )
 
 # Time, chance and blocking work have one seam, so that a simulation can stand in for all three.
-SEAM = ("_environment", "testing._environment", "testing._network", "testing._disk")
+SEAM = (
+    "_environment",
+    *("testing._determinism", "testing._environment", "testing._network", "testing._streams", "testing._disk"),
+)
 ONLY_IN_THE_SEAM = (
     "trio.sleep*",
     "trio.current_time",

@@ -8,57 +8,53 @@ once it was synced.  In between, ``unsynced`` lists what is at stake, unit by un
 * a name that was created or removed without a sync of its directory.
 
 ``after_power_cut(keep)`` gives the disk as the next start finds it: everything durable, and of the units at stake
-those that ``keep`` says yes to.  Any choice is legal, so a test can enumerate them, and a simulation can draw one.
-The disk itself is not changed by the question.
+those that ``keep`` says yes to.  Any choice is legal, so a test can enumerate them, and a simulation can draw one
+(``crash``).  The disk itself is not changed by the question.
 
 A sync that fails leaves the units that it was for at stake for good: no later sync makes them durable, although
 reading shows them, until they are written again.  That is what operating systems do.
 
+**Staging** lets a call take time.  Inside ``with disk.staging() as call`` operations run at once, but no sync has an
+effect before ``call.complete()``.  A power cut in between finds the call in the middle of some sync: the syncs before
+it are done, what was written after it was never written at all, and the rest is at stake.
+
 Every operation has a number.  ``power_cut_before(n)`` makes operation n and all after it raise ``PowerCut``.
-``fail`` lets operations of a kind fail with an error of the operating system, ``capacity`` bounds the disk.
+``fail`` lets operations of a kind fail with an error of the operating system, ``capacity`` bounds the disk, bits can be
+flipped; ``injected`` counts what happened of all that.
 
 House rule: no chance and no time in here; who wants them brings them.
 """
 
 import errno
 import os
+import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from random import Random
 
 import attrs
 
 from trio_raft._storage.files import LockHeld
+from trio_raft.testing._staging import (
+    SECTOR_BYTES,
+    Barrier,
+    Call,
+    File,
+    Name,
+    PowerCut,
+    Unit,
+    Write,
+    is_issued,
+    overwrite,
+)
 
-SECTOR_BYTES = 512
+__all__ = ["SECTOR_BYTES", "Call", "PowerCut", "SimDisk", "Unit"]
 
+SHARES_KEPT = (0.0, 0.1, 0.5, 0.9, 1.0)
+"""What a crash keeps of the units at stake, one of these in each crash: all and nothing are likely cases."""
 
-class PowerCut(BaseException):
-    """The machine is off.  Not an Exception: no code that runs on the machine survives it."""
-
-
-@attrs.frozen
-class Unit:
-    """Something that a power cut may take or leave, by itself."""
-
-    path: Path
-    what: str
-    """"sector", "length", "create" or "remove"."""
-    position: int = 0
-    """Offset of the sector; the length."""
-    content: bytes = attrs.field(default=b"", repr=False)
-    """Of the sector, afterwards."""
-
-
-@attrs.define(eq=False)
-class _File:
-    """An inode: its name is the directory's affair."""
-
-    durable: bytearray = attrs.Factory(bytearray)
-    visible: bytearray = attrs.Factory(bytearray)
-    pending: list[Unit] = attrs.Factory(list[Unit])
-    """In the order of writing; the next sync makes them durable."""
-    forgotten: list[Unit] = attrs.Factory(list[Unit])
-    """Their sync failed: no later one knows of them."""
+_NOT_ZERO = re.compile(rb"[^\0]")
 
 
 @attrs.define
@@ -80,16 +76,20 @@ class SimDisk:
         """Bytes that all files may take together; None: no bound."""
         self.operations: list[str] = []
         """Every operation that changes or secures something, as it happened."""
-        self._files: dict[Path, _File] = {}
-        self._durable_names: dict[Path, _File] = {}
+        self.injected: dict[str, int] = {}
+        """Kind of fault → how often it happened, on this disk and on those that it came from."""
+        self._files: dict[Path, File] = {}
+        self._durable_names: dict[Path, File] = {}
         self._directories: set[Path] = set()
-        self._pending_names: list[tuple[Unit, _File]] = []
-        self._open: dict[int, tuple[_File, Path]] = {}
+        self._pending_names: list[Name] = []
+        self._open: dict[int, tuple[File, Path]] = {}
         self._locked: dict[int, Path] = {}
         self._read_only: set[int] = set()
         self._next_descriptor = 3
         self._cut_at: int | None = None
         self._faults: list[_Fault] = []
+        self._call: Call | None = None
+        self._calls: list[Call] = []
 
     # ------------------------------------------------------------------------- what tests do to it
 
@@ -109,37 +109,118 @@ class SimDisk:
         self._faults.clear()
 
     def kill_process(self) -> None:
-        """The process dies, the machine does not: descriptors and locks go, and reading still shows every write."""
+        """The process dies, the machine does not: descriptors and locks go, and reading still shows every write.
+
+        Syncs under way have no effect.
+        """
         self._open.clear()
         self._locked.clear()
         self._cut_at = None
+        for call in self._calls:
+            call.ended = True
+        self._calls.clear()
+
+    @contextmanager
+    def staging(self) -> Iterator[Call]:
+        """Operations inside run at once; their syncs take effect when the call is completed."""
+        if self._call is not None:
+            raise AssertionError("one call at a time runs its operations")
+        self._calls = [call for call in self._calls if not call.ended]
+        self._call = call = Call(self._secure)
+        self._calls.append(call)
+        try:
+            yield call
+        finally:
+            self._call = None
+            # A call that changed nothing needs no completion.
+            call.ended = not call.touched and not call.barriers
 
     def unsynced(self) -> list[Unit]:
         """What is at stake, in the order in which it happened to each file."""
-        units = [unit for unit, _ in self._pending_names]
+        units = [name.unit for name in self._pending_names if is_issued(name.call, name.rank)]
         for file in {id(file): file for file in self._every_file()}.values():
-            units += file.forgotten + file.pending
+            for write in file.at_stake():
+                units += write.units()
         return units
 
     def after_power_cut(self, keep: Callable[[Unit], bool]) -> "SimDisk":
-        """The disk as the next start finds it; locks are gone, and what is visible is durable."""
+        """The disk as the next start finds it; locks are gone, faults are over, and what is visible is durable."""
         disk = SimDisk(capacity=self.capacity)
+        disk.injected = self.injected
         disk._directories = set(self._directories)
         names = dict(self._durable_names)
-        for unit, file in self._pending_names:
-            if keep(unit):
-                if unit.what == "create":
-                    names[unit.path] = file
+        for name in self._pending_names:
+            if is_issued(name.call, name.rank) and keep(name.unit):
+                if name.unit.what == "create":
+                    names[name.unit.path] = name.file
                 else:
-                    names.pop(unit.path, None)
+                    names.pop(name.unit.path, None)
         for path, file in names.items():
             content = bytearray(file.durable)
-            for unit in file.forgotten + file.pending:
-                if keep(unit):
-                    _apply(unit, content)
-            disk._files[path] = _File(content, bytearray(content))
+            for write in file.at_stake():
+                for unit in write.units():
+                    if keep(unit):
+                        unit.apply(content)
+            disk._files[path] = File(content, bytearray(content))
         disk._durable_names = dict(disk._files)
         return disk
+
+    def crash(self, random: Random) -> "SimDisk":
+        """The power fails now: the disk as the next start finds it, one of all that are legal.
+
+        This one is off from now on: every further operation raises PowerCut.
+        """
+        self.power_cut_before(0)
+        for call in self._calls:
+            if not call.ended:
+                call.proceed(random.randint(0, len(call.barriers)))
+        share = random.choice(SHARES_KEPT)
+        counts = {"kept": 0, "lost": 0}
+
+        def keep(unit: Unit) -> bool:
+            kept = random.random() < share
+            counts["kept" if kept else "lost"] += 1
+            if not kept:
+                self._count("lost name" if unit.what in ("create", "remove") else "lost write")
+            return kept
+
+        disk = self.after_power_cut(keep)
+        self._count("power cut")
+        if counts["kept"] and counts["lost"]:
+            self._count("torn write")
+        return disk
+
+    def snapshot(self) -> "SimDisk":
+        """A copy of what is durable now: an old copy, if it is put in place later."""
+        copy = self.after_power_cut(lambda _: False)
+        copy.injected = {}
+        return copy
+
+    def flip_bit(self, path: Path, *, position: int, bit: int = 0) -> None:
+        """One bit of a file reads differently from now on, durably."""
+        file = self._files[path]
+        for content in (file.visible, file.durable):
+            if position < len(content):
+                content[position] ^= 1 << bit
+        self._count("bit flip")
+
+    def flip_any_bit(self, random: Random) -> tuple[Path, int] | None:
+        """Flip a bit of a byte that is not zero, and not at stake; returns (path, position), None if there is none."""
+        cold = [path for path in self.paths() if not self._files[path].pending and any(self._files[path].durable)]
+        if not cold:
+            return None
+        path = random.choice(cold)
+        content = self._files[path].durable
+        found = _NOT_ZERO.search(content, random.randrange(len(content))) or _NOT_ZERO.search(content)
+        if found is None:
+            raise AssertionError(f"{path} has a byte that is not zero, and was searched for it")
+        self.flip_bit(path, position=found.start(), bit=random.randrange(8))
+        return path, found.start()
+
+    @property
+    def used(self) -> int:
+        """Bytes that all files take."""
+        return sum(len(file.visible) for file in self._every_file())
 
     def contents(self, path: Path) -> bytes:
         """What reading shows."""
@@ -147,7 +228,7 @@ class SimDisk:
 
     def overwrite(self, path: Path, content: bytes) -> None:
         """Exchange a file's contents, durably: damage, or another program's doing."""
-        self._files[path] = _File(bytearray(content), bytearray(content))
+        self._files[path] = File(bytearray(content), bytearray(content))
         self._durable_names[path] = self._files[path]
 
     def paths(self) -> list[Path]:
@@ -167,20 +248,12 @@ class SimDisk:
 
     def sync_directory(self, path: Path) -> None:
         self._begin("sync_directory", path)
-        remaining: list[tuple[Unit, _File]] = []
-        for unit, file in self._pending_names:
-            if unit.path.parent != path:
-                remaining.append((unit, file))
-            elif unit.what == "create":
-                self._durable_names[unit.path] = file
-            else:
-                self._durable_names.pop(unit.path, None)
-        self._pending_names = remaining
+        self._sync(Barrier(names=[name for name in self._pending_names if name.unit.path.parent == path]))
 
     def lock(self, path: Path) -> int:
         if path in self._locked.values():
             raise LockHeld("another node on this disk has locked it")
-        descriptor = self._descriptor(_File(), path)
+        descriptor = self._descriptor(File(), path)
         self._locked[descriptor] = path
         return descriptor
 
@@ -188,8 +261,8 @@ class SimDisk:
         self._begin("create", path)
         if path in self._files:
             raise FileExistsError(errno.EEXIST, "File exists", str(path))
-        file = self._files[path] = _File()
-        self._pending_names.append((Unit(path, "create"), file))
+        file = self._files[path] = File()
+        self._pending_names.append(Name(Unit(path, "create"), file, *self._touch()))
         return self._descriptor(file, path)
 
     def open(self, path: Path, *, write: bool) -> int:
@@ -215,34 +288,34 @@ class SimDisk:
         fault = self._begin("write", path, take_fault=False)
         if descriptor in self._read_only:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF), str(path))
-        data = bytes(data)
         if self.capacity is not None:
             others = sum(len(each.visible) for each in self._every_file() if each is not file)
             room = self.capacity - others - offset
             if len(data) > room and offset + len(data) > len(file.visible):
                 fault = _Fault("write", errno.ENOSPC, 1, max(0.0, room / len(data)))
+                self._count("disk full")
         done = data if fault is None else data[: int(len(data) * fault.part)]
         if done:
-            self._stage(file, path, done, offset)
+            self._write(file, path, done, offset)
         if fault is not None:
+            if done:
+                self._count("short write")
             raise OSError(fault.number, os.strerror(fault.number), str(path))
 
     def sync(self, descriptor: int) -> None:
         file, path = self._open[descriptor]
         fault = self._begin("sync", path, take_fault=False)
         if fault is not None:
-            file.forgotten += file.pending
-            file.pending = []
+            # An earlier sync of this very call was for these: it stays true.
+            earlier = self._call.barriers if self._call else []
+            secured = {write: None for barrier in earlier for write in barrier.writes}
+            file.forget([write for write in file.pending if write not in secured])
             raise OSError(fault.number, os.strerror(fault.number), str(path))
-        for unit in file.pending:
-            _apply(unit, file.durable)
-        written = {unit.position for unit in file.pending if unit.what == "sector"}
-        file.forgotten = [unit for unit in file.forgotten if unit.position not in written]
-        file.pending = []
+        self._sync(Barrier(file, list(file.pending)))
 
     def remove(self, path: Path) -> None:
         self._begin("remove", path)
-        self._pending_names.append((Unit(path, "remove"), self._files.pop(path)))
+        self._pending_names.append(Name(Unit(path, "remove"), self._files.pop(path), *self._touch()))
 
     # ------------------------------------------------------------------------- inside
 
@@ -254,6 +327,7 @@ class SimDisk:
             self.operations.append(f"{operation} {path.name}")
         for fault in self._faults:
             if fault.operation == operation:
+                self._count(f"{operation} error")
                 if fault.times is not None:
                     fault.times -= 1
                     if fault.times == 0:
@@ -263,7 +337,10 @@ class SimDisk:
                 return fault
         return None
 
-    def _descriptor(self, file: _File, path: Path, *, writable: bool = True) -> int:
+    def _count(self, kind: str) -> None:
+        self.injected[kind] = self.injected.get(kind, 0) + 1
+
+    def _descriptor(self, file: File, path: Path, *, writable: bool = True) -> int:
         # Never used again, so that a use after closing shows.
         self._next_descriptor += 1
         if not writable:
@@ -271,23 +348,38 @@ class SimDisk:
         self._open[self._next_descriptor] = file, path
         return self._next_descriptor
 
-    def _every_file(self) -> Iterator[_File]:
+    def _every_file(self) -> Iterator[File]:
         yield from self._files.values()
         yield from (file for path, file in self._durable_names.items() if path not in self._files)
 
-    def _stage(self, file: _File, path: Path, data: bytes, offset: int) -> None:
+    def _touch(self) -> tuple[Call | None, int]:
+        """The call that an operation belongs to, and its rank in it."""
+        if self._call is None:
+            return None, 0
+        self._call.touched = True
+        return self._call, len(self._call.barriers)
+
+    def _write(self, file: File, path: Path, data: bytes | bytearray, offset: int) -> None:
         end = offset + len(data)
-        if end > len(file.visible):
-            file.visible.extend(bytes(end - len(file.visible)))
-            file.pending.append(Unit(path, "length", end))
-        file.visible[offset:end] = data
-        for start in range(offset - offset % SECTOR_BYTES, end, SECTOR_BYTES):
-            content = bytes(file.visible[start : start + SECTOR_BYTES])
-            file.pending.append(Unit(path, "sector", start, content))
+        grown = end if end > len(file.visible) else 0
+        overwrite(file.visible, data, offset=offset)
+        start = offset - offset % SECTOR_BYTES
+        content = bytes(file.visible[start : end + -end % SECTOR_BYTES])
+        file.pending.append(Write(path, start, content, grown, *self._touch()))
 
+    def _sync(self, barrier: Barrier) -> None:
+        if self._call is None:
+            self._secure(barrier)
+        else:
+            self._call.barriers.append(barrier)
 
-def _apply(unit: Unit, content: bytearray) -> None:
-    end = unit.position + len(unit.content)
-    if end > len(content):
-        content.extend(bytes(end - len(content)))
-    content[unit.position : end] = unit.content
+    def _secure(self, barrier: Barrier) -> None:
+        if barrier.file is not None:
+            barrier.file.secure(barrier.writes)
+        for name in barrier.names:
+            if name in self._pending_names:
+                self._pending_names.remove(name)
+                if name.unit.what == "create":
+                    self._durable_names[name.unit.path] = name.file
+                else:
+                    self._durable_names.pop(name.unit.path, None)
