@@ -296,6 +296,8 @@ def _described_role(child: Child) -> str:
 
 
 def _described(child: Child) -> str:
+    if child.condition is Condition.STOPPED and child.crashes:
+        return f"{child.name} ended by itself: {child.last_words()}"
     if child.condition is not Condition.RUNNING or child.status is None:
         return f"{child.name} is {child.condition.value}"
     status = child.status
