@@ -12,6 +12,7 @@ House rule: at most one task receives; sends of several tasks take turns, each w
 here, once: what the connection does wrong is ChannelBroken, what the peer does wrong is ProtocolError.
 """
 
+import os
 from collections import deque
 from contextlib import suppress
 from typing import NoReturn
@@ -21,7 +22,7 @@ import trio
 from trio_raft._codec import Frame, FrameDecoder, UnknownFrame, encode_frame
 from trio_raft._config import Timeouts
 from trio_raft._environment import Environment
-from trio_raft._errors import HandshakeRefused, ProtocolError
+from trio_raft._errors import HandshakeRefused, ProtocolError, leaves
 from trio_raft._handshake import Handshake
 from trio_raft._messages import Hello, HelloReply, Incarnation, Message, Purpose, ServerId, Unsupported
 from trio_raft.abc import Transport
@@ -267,7 +268,7 @@ async def dial(
         try:
             stream = await transport.dial(address)
         except _CONNECTION_ERRORS as error:
-            raise ChannelBroken(peer, f"connecting failed: {_describe(error)}") from error
+            raise ChannelBroken(peer, f"connecting to {address} failed: {_describe(error)}") from error
         doing = "the handshake"
         channel = Channel(stream, peer=peer, environment=environment, timeouts=timeouts)
         try:
@@ -332,9 +333,13 @@ async def accept(
 
 
 def _describe(error: BaseException) -> str:
-    """Trio's errors often say nothing but their name."""
-    text = str(error) or str(error.__cause__ or "")
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    """What the operating system said, once; Trio's own errors often say it only in their cause."""
+    found = leaves(error.__cause__) if error.__cause__ is not None else [error]
+    texts = [
+        os.strerror(leaf.errno) if isinstance(leaf, OSError) and leaf.errno else str(leaf) or type(error).__name__
+        for leaf in found
+    ]
+    return ", ".join(dict.fromkeys(text.lower() for text in texts))
 
 
 def _describe_stream(stream: trio.abc.Stream) -> str:

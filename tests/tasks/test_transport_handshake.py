@@ -357,7 +357,9 @@ async def test_dial_nobody_there(autojump_clock: MockClock) -> None:
     """A dial that is refused is a broken channel whose text names the server, its address and the reason."""
     with pytest.raises(ChannelBroken) as caught:
         await Pair().dial()
-    assert str(caught.value).startswith("connection with n2 at 127.0.0.1:7002: connecting failed: ConnectionRefused")
+    assert str(caught.value).startswith(
+        "connection with n2 at 127.0.0.1:7002: connecting to 127.0.0.1:7002 failed: connection refused"
+    )
 
 
 # ---------------------------------------------------------------------------------------------- cancels
