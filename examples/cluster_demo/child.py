@@ -94,6 +94,8 @@ class Child:
         """When the last message arrived, on Trio's clock."""
         self.crashes = 0
         """How often the process ended without being told to."""
+        self.ended_by_itself = False
+        """Whether that is how it ended the last time."""
         self._arguments = arguments
         self._on_change = on_change
         self._on_event = on_event
@@ -129,6 +131,7 @@ class Child:
             raise DidNotStart(f"{self.name} did not start: {self.last_words()}")
         if not self._killed:
             self.crashes += 1
+            self.ended_by_itself = True
             self._on_event(f"{self.name} ended by itself, status {process.returncode}: {self.last_words()}")
 
     async def ask(self, message: Message, *, patience: float) -> tuple[Message, list[list[Any]]]:
@@ -186,7 +189,7 @@ class Child:
 
     async def _start(self) -> trio.Process:
         with self.log.open("ab") as log:
-            self._killed = False
+            self._killed = self.ended_by_itself = False
             self._ended = trio.Event()
             self._become(Condition.STARTING)
             # A process group of its own: the terminal's Ctrl-C is for the controller alone.

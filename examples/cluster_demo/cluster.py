@@ -296,7 +296,7 @@ def _described_role(child: Child) -> str:
 
 
 def _described(child: Child) -> str:
-    if child.condition is Condition.STOPPED and child.crashes:
+    if child.ended_by_itself:
         return f"{child.name} ended by itself: {child.last_words()}"
     if child.condition is not Condition.RUNNING or child.status is None:
         return f"{child.name} is {child.condition.value}"
