@@ -2,7 +2,9 @@
 
 One shielded scope holds two groups: the *work* (the role loop, the apply task, the connections of peers, the disk's
 watchdog and upkeep), and the *journal*, which ends last, so that a write in hand is finished when it can be.  Closing
-waits ``close_timeout`` for that; then the thread is abandoned, and it keeps the directory's lock until it returns.
+waits ``close_timeout`` for that, and for reads and upkeep that threads have in hand: after an orderly close the
+directory can be opened at once.  Then the threads are abandoned, and the last one keeps the directory's lock until it
+returns.
 
 House rule: the role loop starts no role before the last one's nursery has ended, and then does what the state says.
 """
@@ -14,6 +16,7 @@ import trio
 
 from trio_raft._bootstrap import settle_first_configuration
 from trio_raft._election import campaign, follow
+from trio_raft._environment import Lane
 from trio_raft._errors import (
     LogCorrupt,
     RaftError,
@@ -125,6 +128,9 @@ class Services:
     async def _run_journal(self) -> None:
         with self._journal_scope:
             await self._server.journal.run()
+            # The work has ended, but a thread that it abandoned keeps its lane, and the directory, until it returns.
+            for lane in (Lane.PREPARE, Lane.READ):
+                await self._server.environment.run_blocking(lane, _nothing)
 
     async def _run_roles(self) -> None:
         """Run whatever the state says, one at a time: a role ends when a transition cancels its scope."""
@@ -134,6 +140,10 @@ class Services:
             with trio.CancelScope() as server.role_scope:
                 await _ROLES[server.state.role](server)
             await trio.lowlevel.checkpoint()
+
+
+def _nothing() -> None:
+    """Work whose turn comes once all work before it is done."""
 
 
 def what_leaves(failures: Sequence[BaseException]) -> BaseException:
