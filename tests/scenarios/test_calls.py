@@ -44,14 +44,14 @@ async def test_call_in_every_role(autojump_clock: object, name: str) -> None:
     """Leader, follower, lonely candidate, closed node: every call answers in bounded time and says what is (X3)."""
     call = CALLS[name]
     async with running_cluster() as cluster:
-        early = cluster.node("n1")
-        assert await outcome_of(call, early) in [("answered", pytest.approx(0, abs=PATIENCE)), ("NoLeader", PATIENCE)] or (
-            await outcome_of(call, early)
-        )[0] == "NotLeader"
+        # Before the first election: it may lead, or learn who does, in time.
+        outcome, seconds = await outcome_of(call, cluster.node("n1"))
+        assert outcome in ("answered", "NotLeader", "NoLeader")
+        assert seconds <= PATIENCE + 0.1
         leader = await cluster.elected()
         follower = cluster.node(cluster.others(leader)[0])
-        name_of_outcome, seconds = await outcome_of(call, leader)
-        assert name_of_outcome == "answered"
+        outcome, seconds = await outcome_of(call, leader)
+        assert outcome == "answered"
         assert seconds < 0.1
         assert await outcome_of(call, follower) == ("NotLeader", 0.0)
         cluster.partition(*[[id] for id in cluster.ids])
@@ -208,6 +208,33 @@ async def test_close_with_waiting_clients(autojump_clock: object) -> None:
                 await ticket.wait()
 
 
+@pytest.mark.parametrize("role", ["leader", "follower", "candidate", "first start"])
+async def test_close_in_every_situation(autojump_clock: object, role: str) -> None:
+    """Closing is bounded by ``close_timeout`` in every role, on a hung disk and mid-dial too, and twice is fine (X2)."""
+    for hung in (False, True):
+        async with running_cluster(start=False) as cluster:
+            if role == "first start":
+                await cluster.start("n1")
+                node = cluster.node("n1")
+            else:
+                await cluster.start()
+                leader = await cluster.elected()
+                node = leader if role == "leader" else cluster.node(cluster.others(leader)[0])
+                if hung:
+                    cluster.lanes(node.node_id).stall()
+                    await leader.submit(b"in its hand")
+                if role == "candidate":
+                    # Every dial hangs.
+                    cluster.partition(*[[id] for id in cluster.ids])
+                    await cluster.settle(1.9)
+            await cluster.settle(0.05)
+            began = trio.current_time()
+            await node.aclose()
+            assert trio.current_time() - began <= TIMEOUTS.close_timeout + 0.001
+            await node.aclose()
+            await cluster.servers[node.node_id].ended.wait()
+
+
 async def test_cancelled_proposals(autojump_clock: object) -> None:
     """Cancelled before it is queued a command is absent; cancelled later it may commit, and disturbs nobody (X1)."""
     for seed in range(5):
@@ -262,7 +289,9 @@ async def test_room_for_proposals(autojump_clock: object) -> None:
             for _ in range(50):
                 leader.submit_nowait(bytes(100))
         assert leader.statistics().pending_bytes <= 1000 + 200
-        assert await outcome_of(CALLS["submit"], leader) in [("NoLeader", pytest.approx(12, abs=2)), ("NotLeader", pytest.approx(12, abs=2))]
+        outcome, seconds = await outcome_of(CALLS["submit"], leader)
+        assert outcome in ("NotLeader", "NoLeader")
+        assert seconds <= 1.2 * TIMEOUTS.replication_stall_timeout + PATIENCE
         assert leader.statistics().pending_bytes == 0
 
 

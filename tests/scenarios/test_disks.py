@@ -119,6 +119,23 @@ async def test_follower_applies_only_what_is_durable_there(autojump_clock: objec
         await cluster.converged()
 
 
+async def test_leader_counts_itself_only_when_durable(autojump_clock: object) -> None:
+    """An entry that one follower holds durably, and the leader only in memory, is not committed (S1, R2)."""
+    async with running_cluster() as cluster:
+        leader = await cluster.elected()
+        await cluster.settle(1)
+        stalled, other = cluster.others(leader)
+        for id in (leader.node_id, stalled):
+            cluster.lanes(id).stall(Lane.JOURNAL)
+        ticket = leader.submit_nowait(b"a")
+        await cluster.settle(1)
+        assert leader.statistics().peers[trio_raft.ServerId(other)].match_index == ticket.index
+        assert leader.commit_index == ticket.index - 1
+        cluster.lanes(leader.node_id).resume()
+        assert await ticket.wait() == 1
+        cluster.lanes(stalled).resume()
+
+
 async def test_stalled_follower_acknowledges_nothing(autojump_clock: object) -> None:
     """While both followers' disks hang nothing is acknowledged, heartbeats or not (S1, W6)."""
     async with running_cluster() as cluster:

@@ -106,6 +106,20 @@ async def test_restarted_follower_unseats_nobody(autojump_clock: object) -> None
         assert await cluster.node(other).wait_leader() == leader.node_id
 
 
+async def test_former_leader_is_patient(autojump_clock: object) -> None:
+    """A leader that stepped down is a follower like others: it waits its time before it campaigns (E9)."""
+    for seed in range(5):
+        async with running_cluster(seed=seed) as cluster:
+            leader = await cluster.elected()
+            await cluster.settle(10)
+            await cluster.crash(*cluster.others(leader))
+            await cluster.until(lambda: leader.role == "follower")  # noqa: B023
+            await cluster.settle(TIMEOUTS.heartbeat_timeout - 0.01)
+            assert leader.role == "follower"
+            await cluster.settle(TIMEOUTS.heartbeat_timeout + 0.01)
+            assert leader.role == "candidate"
+
+
 async def test_freshest_log_leads(autojump_clock: object) -> None:
     """Only a log at least as fresh as a majority's wins, first by last term and then by length (E3)."""
     for seed in range(10):

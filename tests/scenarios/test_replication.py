@@ -46,6 +46,26 @@ async def test_nothing_is_sent_to_idle_followers(autojump_clock: object) -> None
             assert any(isinstance(message, Heartbeat) for message in sent)
 
 
+async def test_nothing_new_is_told_twice(autojump_clock: object) -> None:
+    """While an entry waits for the followers' disks it is sent once, and nothing is repeated meanwhile (R12)."""
+    async with running_cluster() as cluster:
+        leader = await cluster.elected()
+        await cluster.write(leader, b"a")
+        await cluster.settle(1)
+        for id in cluster.others(leader):
+            cluster.lanes(id).stall()
+        sent: list[Message] = []
+        cluster.observers.append(
+            lambda sender, receiver, message: sent.append(message) if isinstance(message, AppendEntries) else None
+        )
+        ticket = leader.submit_nowait(b"b")
+        await cluster.settle(3)
+        assert len(sent) == 2
+        for id in cluster.others(leader):
+            cluster.lanes(id).resume()
+        await ticket.wait()
+
+
 async def test_commit_index_follows_when_writes_stop(autojump_clock: object) -> None:
     """When writes stop, every follower knows and applies what is committed within two commit timeouts (R12)."""
     for seed in range(10):
