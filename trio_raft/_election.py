@@ -128,8 +128,9 @@ class _Round:
             return False
         supporters = ", ".join(sorted(self._tally.votes))
         if self._pre_vote:
-            server.candidacy_term = next_term = Term(self._term + 1)
+            next_term = Term(self._term + 1)
             server.transition(next_term, Role.CANDIDATE, f"{supporters} would vote for it")
+            server.candidacy_term = next_term
         else:
             server.transition(state.current_term, Role.LEADER, f"elected by {supporters}")
         return True

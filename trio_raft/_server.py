@@ -106,7 +106,8 @@ class Server:
         self.vote_position = 0
         """Journal position of the (term, vote) in force."""
         self.candidacy_term: Term | None = None
-        """The term for which a pre-vote quorum was found: only then does ``campaign`` ask for real votes."""
+        """The term for which a pre-vote quorum was found: only then does ``campaign`` ask for real votes.  Every
+        transition voids it."""
         self.campaign_report = ""
         """For a person: how the last campaign went."""
         self.last_leader_contact = -math.inf
@@ -148,6 +149,8 @@ class Server:
         if (state.current_term, state.voted_for) != (term_before, vote_before):
             self.vote_position = self.journal.save_vote(state.current_term, state.voted_for)
         self._fail_tickets(term_before, reason)
+        # Pre-votes speak for the candidacy that they began, and for no later one in the same term.
+        self.candidacy_term = None
         self.followers = {}
         self.matches = {}
         if role is Role.LEADER:

@@ -146,17 +146,19 @@ class Tally:
         """Who refused, and why, for a person."""
 
     def count(self, voter: ServerId, reply: RequestVoteReply) -> None:
-        """Take in a reply.  One of another round, of a non-voter, or the second of a voter changes nothing.
+        """Take in a reply.  One of another round, of a non-voter, or after a vote changes nothing.
 
-        A higher term in the reply is the caller's to adopt; it makes no vote of a refusal, and none the other
-        way.
+        A vote that was refused stays refused; a pre-vote may be granted later, since it only says how things
+        stand. A higher term in the reply is the caller's to adopt; it makes no vote of a refusal, and none the
+        other way.
         """
         of_this_round = reply.requested_term == self.term and reply.pre_vote == self.pre_vote
-        counted = voter in self.votes or voter in self.refusals
+        counted = voter in self.votes or (voter in self.refusals and not self.pre_vote)
         if not of_this_round or counted or not self.configuration.is_voter(voter):
             return
         if reply.granted:
             self.votes.add(voter)
+            self.refusals.pop(voter, None)
         else:
             self.refusals[voter] = reply.reason
 
