@@ -30,6 +30,8 @@ async def settle_first_configuration(server: Server) -> None:
         server.first_start.finish()
         while not server.first_start.done:
             await server.first_start.lot.park()
+            # Callers that wait for a leader may have to hear that this directory was exchanged.
+            server.change_lot.unpark_all()
         await server.journal.wait_durable(server.first_start.position)
         nursery.cancel_scope.cancel()
     server.become_ready()
@@ -55,8 +57,9 @@ async def _exchange_with(server: Server, peer: ServerId) -> None:
 async def _exchange_on(server: Server, channel: Channel) -> None:
     first_start = server.first_start
     while True:
-        # Only what is durable is stated; while a newer map is on its way to the disk, wait for it.
-        await server.journal.wait_durable(first_start.position)
+        # Only what is durable is stated; the map may change again while an earlier one is on its way to the disk.
+        while server.journal.durable_position < first_start.position:
+            await server.journal.wait_durable(first_start.position)
         reply = await _answer_to(server, channel, first_start.statement())
         if not isinstance(reply, BootstrapReply):
             raise ProtocolError(channel.peer, f"answered a BootstrapStatement with {type(reply).__name__}")

@@ -28,7 +28,7 @@ class FirstStart:
         self._processes: dict[ServerId, str] = {}
         """The boot id of each member's process that shook hands last."""
         self.lot = trio.lowlevel.ParkingLot()
-        """Whoever waits for the member map to change."""
+        """Whoever waits for the member map to change, or for the news that this directory was exchanged."""
 
     @property
     def done(self) -> bool:
@@ -102,6 +102,7 @@ class FirstStart:
         replaced_for = self._bootstrap.replaced_for
         if replaced_for is not None and replaced_for != replaced_before:
             self._events.publish(DirectoryReplaced(replaced_for, self._bootstrap.own_incarnation))
+            self.lot.unpark_all()
 
     @trio.lowlevel.enable_ki_protection
     def finish(self) -> None:

@@ -1,0 +1,52 @@
+"""What the first start may say, and to whom it must say that there is nothing to wait for."""
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+import trio_raft
+from tests.support.cluster import running_cluster
+from tests.tasks.parts import N2, N3, ScriptedPeer, incarnation, make_config, make_server, store_of
+from trio_raft import MemoryLogStore
+from trio_raft._bootstrap import settle_first_configuration
+from trio_raft._messages import BootstrapStatement, Purpose
+from trio_raft.testing._network import MemoryNetwork
+
+
+async def test_map_that_changed_while_it_was_written(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    """A map that changes again while an earlier one is on its way to the disk is stated once it is durable itself
+    (O1).
+    """
+    network = MemoryNetwork()
+    server = await make_server(settled=False, network=network, latency=1.0)
+    nursery.start_soon(server.journal.run)
+    peers = [ScriptedPeer(make_config(member), answers_heartbeats=False) for member in (N2, N3)]
+    for peer in peers:
+        await peer.listen(network, nursery)
+    # A write takes a second: the first is in hand when the second member is heard.
+    for member, pause in ((N2, 0.5), (N3, 0.0)):
+        boot, stated = f"boot of {member}", {member: incarnation(member)}
+        server.first_start.meet(member, boot)
+        server.first_start.learn(member, incarnation(member), boot, stated=stated, stated_done=False)
+        if member == N2:
+            nursery.start_soon(settle_first_configuration, server)
+        await trio.sleep(pause)
+    channel = await peers[0].channel(Purpose.CONTROL)
+    frame = await channel.receive()
+    assert isinstance(frame.message, BootstrapStatement)
+    stored = store_of(server).inner._bootstrap
+    assert stored is not None
+    assert frame.message.incarnations == stored.incarnations
+
+
+async def test_exchanged_directory_ends_waits(autojump_clock: MockClock) -> None:
+    """Who waits for a leader on a server whose directory was exchanged is told so, however early the wait began
+    (O1, X3).
+    """
+    async with running_cluster() as cluster:
+        await cluster.elected()
+        await cluster.crash("n3")
+        cluster.servers["n3"].store = MemoryLogStore()
+        await cluster.start("n3")
+        with pytest.raises(trio_raft.IncarnationRefused):
+            await cluster.node("n3").wait_leader()
