@@ -146,12 +146,15 @@ def answer(state: State, request: AppendEntries) -> Answer:
 
 
 def _check_request(request: AppendEntries) -> None:
-    """Entries follow the previous one without a gap, in terms that never fall nor pass the leader's (R9)."""
+    """Entries follow the previous one without a gap, in terms that never fall nor pass the leader's (R9).
+
+    Nor is one of term 0, which is the place below every log: it would count as held by everyone.
+    """
     index, term = request.prev_log_index, request.prev_log_term
     if index < 0 or (index == 0) != (term == 0) or request.leader_commit < 0:
         raise BadRequest(f"previous entry {index} of term {term}, commit index {request.leader_commit}")
     for entry in request.entries:
-        if entry.index != index + 1 or entry.term < term:
+        if entry.index != index + 1 or entry.term < max(term, 1):
             raise BadRequest(f"{entry} cannot follow index {index} of term {term}")
         index, term = entry.index, entry.term
     if term > request.term:
