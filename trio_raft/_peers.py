@@ -34,6 +34,10 @@ from trio_raft._transport import Channel, ChannelBroken, accept, dial
 QUEUED_REPLIES = 64
 """Answers that may wait for the disk on one connection; a peer that sends more has to wait."""
 
+CONNECTIONS_PER_PURPOSE = 2
+"""Of one peer.  It uses one; the other may be the one before, whose end is still under way.  Any older one is half
+open: its peer is gone without a word, nothing will ever arrive on it, and no deadline would end it."""
+
 
 async def dial_peer(server: Server, peer: ServerId, purpose: Purpose) -> Channel:
     """A new connection to a peer, past the handshake.  Raises ChannelBroken, HandshakeRefused, ProtocolError."""
@@ -63,6 +67,8 @@ class PeerService:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._connections = 0
+        self._served: dict[tuple[ServerId, Purpose], deque[Channel]] = {}
+        """Those past the handshake, oldest first."""
 
     async def serve(self, stream: trio.abc.Stream) -> None:
         """Serve one connection until it ends; returns normally whatever the peer does."""
@@ -83,7 +89,11 @@ class PeerService:
         channel = await self._shake_hands(stream)
         if channel is None:
             return
+        served = self._served.setdefault((channel.peer, channel.purpose), deque())
+        served.append(channel)
         try:
+            for older in list(served)[:-CONNECTIONS_PER_PURPOSE]:
+                await older.drop()
             if channel.purpose is Purpose.REPLICATION:
                 await self._serve_replication(channel)
             else:
@@ -96,6 +106,9 @@ class PeerService:
             # The usual end: the peer left, or its own side reports the loss.
             pass
         finally:
+            served.remove(channel)
+            if not served:
+                self._served.pop((channel.peer, channel.purpose), None)
             await channel.drop()
 
     async def _shake_hands(self, stream: trio.abc.Stream) -> Channel | None:
