@@ -26,7 +26,7 @@ import attrs
 import trio
 
 from trio_raft._config import Limits, Timeouts
-from trio_raft._environment import Environment, Lane
+from trio_raft._environment import Environment, Lane, sleep_until_due
 from trio_raft._errors import StorageError, StorageFull
 from trio_raft._events import DiskFull, DiskHasRoom, DiskRecovered, DiskStalled, Event
 from trio_raft._messages import Incarnation, ServerId
@@ -252,18 +252,21 @@ class Journal:
         The writer, being inside the write, cannot watch itself.
         """
         clock = self._environment.clock
-        patience = self._timeouts.disk_stall_timeout
         while True:
-            began = self._write_began
-            await clock.sleep_until((clock.now() if began is None else began) + patience)
-            now = clock.now()
-            if self.overdue(now) and not self._stall_reported and self._write_began is not None:
+            # After a pause of the process the write may have returned long ago, and only wait to be noticed.
+            await sleep_until_due(clock, self._stall_due, interval=self._timeouts.heartbeat_interval)
+            if not self._stall_reported and self._write_began is not None:
                 self._stall_reported = True
-                self._publish(DiskStalled(now - self._write_began))
+                self._publish(DiskStalled(clock.now() - self._write_began))
                 self.on_trouble("a write to the log is stalled")
-            elif self._stall_reported:
+            else:
                 # Nothing further to report until that write returns.
-                await clock.sleep(patience)
+                await clock.sleep(self._timeouts.disk_stall_timeout)
+
+    def _stall_due(self) -> float:
+        """When the write in hand becomes overdue; without one it is always a while until then."""
+        began = self._environment.clock.now() if self._write_began is None else self._write_began
+        return began + self._timeouts.disk_stall_timeout
 
     async def upkeep(self) -> None:
         """Keep room ready ahead of the writer, off its path.

@@ -46,9 +46,14 @@ async def _watch_contact(server: Server, term: Term) -> None:
 async def _watch_log(server: Server, term: Term) -> None:
     """Step down when entries wait to be committed, and no majority acknowledged any for too long."""
     clock, patience = server.environment.clock, server.config.timeouts.replication_stall_timeout
+    interval = server.config.timeouts.heartbeat_interval
     waiting_since = math.inf
     while server.leads(term):
-        await clock.sleep(patience / 10)
+        due = clock.now() + patience / 10
+        await clock.sleep_until(due)
+        if clock.now() - due > interval / 2:
+            # This process stood still: what was acknowledged meanwhile has arrived, and is read first.
+            await clock.sleep(interval)
         state = server.state
         # Since this was first seen, not since it was last seen to be otherwise: never too early.
         waiting = state.commit_index < state.log.last_index
