@@ -1,0 +1,145 @@
+"""Mistakes about what is on the disk, and who may rely on it."""
+
+from typing import Any
+
+import attrs
+
+from trio_raft._errors import StorageError
+from trio_raft._journal import Journal
+from trio_raft._messages import AppendEntries
+from trio_raft._records import LogIndex
+from trio_raft._server import Server
+from trio_raft._storage import wal
+from trio_raft._storage.wal import FileLogStore
+from trio_raft.testing._mutants._mutant import mutant, replaced
+
+
+def _acknowledge_before_the_sync(sound: Any) -> Any:
+    def answer_append(self: Server, request: AppendEntries) -> Any:
+        return sound(self, request)[0], 0
+
+    return answer_append
+
+
+def _wait_for_own_entries_only(sound: Any) -> Any:
+    """A reply waits for what this very request wrote, not for the rest that it vouches for."""
+
+    def answer_append(self: Server, request: AppendEntries) -> Any:
+        before = self.journal.position
+        reply, position = sound(self, request)
+        return reply, position if self.journal.position != before else self.vote_position
+
+    return answer_append
+
+
+def _leader_counts_memory(sound: Any) -> Any:
+    def advance_commit(self: Server) -> None:
+        durable, self.journal.durable_index = self.journal.durable_index, self.state.log.last_index
+        try:
+            sound(self)
+        finally:
+            self.journal.durable_index = durable
+
+    return advance_commit
+
+
+def _keep_marks(_journal: Journal, _highest: LogIndex) -> None:
+    """A truncation leaves the durable index, and the marks of what is on its way, as they were."""
+
+
+def _apply_before_durable(self: Server) -> LogIndex:
+    return self.state.commit_index
+
+
+def _sync_again(sound: Any) -> Any:
+    """After a failed write or sync, try once more; the system forgot which pages were dirty."""
+
+    def execute(self: FileLogStore, plan: Any) -> None:
+        try:
+            sound(self, plan)
+        except StorageError:
+            self._failed = False  # pyright: ignore[reportPrivateUsage]
+            plan.placements = None
+            sound(self, plan)
+
+    return execute
+
+
+def _failure_is_success(sound: Any) -> Any:
+    """A write that failed is taken for done."""
+
+    def execute(self: FileLogStore, plan: Any) -> None:
+        try:
+            sound(self, plan)
+        except StorageError:
+            self._failed = False  # pyright: ignore[reportPrivateUsage]
+
+    return execute
+
+
+def _leave_the_torn_tail(sound: Any) -> Any:
+    def repair(files: Any, custody: Any, directory: Any, found: Any) -> Any:
+        return sound(files, custody, directory, attrs.evolve(found, torn=None))
+
+    return repair
+
+
+DURABILITY = (
+    mutant(
+        "acknowledged-before-sync",
+        "S1",
+        "an append is acknowledged before the sync",
+        Server,
+        "answer_append",
+        _acknowledge_before_the_sync,
+    ),
+    mutant(
+        "vouches-for-memory",
+        "S1",
+        "a reply vouches for an entry that is still only in memory",
+        Server,
+        "answer_append",
+        _wait_for_own_entries_only,
+    ),
+    mutant(
+        "leader-counts-memory",
+        "S1",
+        "the leader counts its own log before it is durable",
+        Server,
+        "advance_commit",
+        _leader_counts_memory,
+    ),
+    mutant(
+        "durable-through-truncation",
+        "S5",
+        "the durable index stays through a truncation",
+        Journal,
+        "_lower_marks",
+        replaced(_keep_marks),
+    ),
+    mutant(
+        "applies-before-durable",
+        "S11",
+        "the state machine runs ahead of the own disk",
+        Server,
+        "applicable_index",
+        replaced(property(_apply_before_durable)),
+    ),
+    mutant("syncs-again", "S2", "a failed sync is tried again", FileLogStore, "execute", _sync_again),
+    mutant(
+        "failed-write-done",
+        "R5",
+        "a failed write is taken for done, and its place used again",
+        FileLogStore,
+        "execute",
+        _failure_is_success,
+    ),
+    mutant(
+        "torn-tail-left",
+        "S4",
+        "a torn tail is not cut before new entries are written",
+        wal,
+        "repair",
+        _leave_the_torn_tail,
+    ),
+)
