@@ -189,7 +189,7 @@ class SimulatedLanes:
     """``RunBlocking`` on a ``SimDisk``, in virtual time: one call at a time in each lane, in order of arrival.
 
     The function runs at once, with its syncs staged; then its latency passes; then the syncs take effect and the
-    caller is told.  So a crash finds calls in the middle of their work, and a cancel abandons one that goes on existing.
+    caller is told.  So a crash finds calls in the middle of their work, and a cancel abandons one.
     One of these serves one life of a node.
     """
 

@@ -1,8 +1,12 @@
 """A network in memory, on virtual time, with the faults that real ones have.
 
-``MemoryNetwork`` hands out one ``Transport`` per node.  What is sent arrives after the delay of its directed link;
-links can be cut, connections reset, dials refused.  There are no background tasks: a byte knows when it is due, and
-whoever receives sleeps until then on the run's clock (a ``MockClock`` jumps there).
+``MemoryNetwork`` hands out one ``Transport`` per node.  What is sent arrives after the delay of its directed link
+(``_streams``).  What can be wrong, each counted in ``injected``:
+
+* a link: slow at times (``set_latency``), narrow (``set_bandwidth``), clogged (nothing moves for a while, then all),
+  cut in one direction; bridges and rings are sets of such cuts;
+* a connection: reset, torn (a part of a send arrives, then a reset), half open; a dial can be refused;
+* a node: paused (the process stands still, its machine takes what arrives), frozen (no power).
 
 A cut behaves as with TCP: what was sent waits and arrives after ``heal``; until then the sender notices nothing until
 the buffer is full, the receiver hears nothing, not even that the other side closed, and dials hang.  (A stream that
@@ -13,9 +17,8 @@ House rule: the same calls in the same order give the same run: lists in order o
 """
 
 import errno
-import math
-import operator
 import os
+import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -24,12 +27,11 @@ import attrs
 import trio
 
 from trio_raft.abc import Transport
+from trio_raft.testing._determinism import Latency
+from trio_raft.testing._streams import BUFFER_BYTES, READ_DELAY, Host, Link, MemoryStream, Pipe
 
 DEFAULT_DELAY = 0.0005
 """Seconds from one node to another, one way."""
-
-BUFFER_BYTES = 256 << 10
-"""Bytes sent but not yet received, per direction; then a sender waits."""
 
 BACKLOG = 64
 """Connections that a listener has not yet accepted; further ones are refused."""
@@ -38,100 +40,231 @@ BACKLOG = 64
 class MemoryNetwork:
     """Nodes, the links between them, and what is wrong with those."""
 
-    def __init__(self, *, delay: float = DEFAULT_DELAY, buffer_bytes: int = BUFFER_BYTES) -> None:
-        self._default_delay = delay
+    def __init__(
+        self,
+        *,
+        delay: float = DEFAULT_DELAY,
+        buffer_bytes: int = BUFFER_BYTES,
+        latency: Latency | None = None,
+        generator: random.Random | None = None,
+    ) -> None:
+        self.injected: dict[str, int] = {}
+        """Kind of fault → how often it happened."""
+        self._latency = latency or Latency(delay)
+        self._random = generator or random.Random(0)
         self._buffer_bytes = buffer_bytes
-        self._delays: dict[tuple[str, str], float] = {}
-        self._cuts: dict[tuple[str, str], None] = {}
+        self._hosts: dict[str, Host] = {}
+        self._links: dict[tuple[str, str], Link] = {}
         self._refusing: dict[str, None] = {}
         self._listeners: dict[str, MemoryListener] = {}
         self._owners: dict[str, str] = {}
         """Address → the node that listened there last: packets to a dead node take the same road."""
-        self._pipes: list[_Pipe] = []
+        self._pipes: dict[Pipe, None] = {}
         self._healed = trio.lowlevel.ParkingLot()
 
     def transport(self, node_id: str) -> Transport:
         """The network as that node sees it."""
         return _MemoryTransport(self, node_id)
 
+    # ------------------------------------------------------------------------------------ links
+
     def set_delay(self, source: str, target: str, seconds: float) -> None:
         """How long bytes take from one node to another, from now on."""
-        self._delays[source, target] = seconds
+        self.set_latency(source, target, Latency(seconds))
+
+    def set_latency(self, source: str, target: str, latency: Latency) -> None:
+        """How long bytes take from one node to another, from now on: drawn for each send."""
+        self._link(source, target).latency = latency
+
+    def set_bandwidth(self, source: str, target: str, bytes_per_second: float) -> None:
+        """How much a link carries, from now on; infinity: any amount."""
+        if not bytes_per_second > 0:
+            raise ValueError(f"a link of {bytes_per_second!r} bytes per second never delivers: cut it instead")
+        self._link(source, target).bandwidth = bytes_per_second
 
     def cut(self, source: str, target: str) -> None:
         """Nothing arrives any more that ``source`` sends to ``target``; the other direction works on."""
-        self._cuts[source, target] = None
+        self._link(source, target).cut = True
+        self._count("cut")
+        self._rearm(source, target)
+
+    def mend(self, source: str, target: str) -> None:
+        """Undo one cut and one clog; what was held up is delivered."""
+        link = self._link(source, target)
+        was_cut, link.cut, link.clogged_until = link.cut, False, 0.0
+        for pipe in list(self._pipes):
+            if pipe.link is link and was_cut:
+                pipe.resend()
+        self._wake()
+
+    def clog(self, source: str, target: str, seconds: float) -> None:
+        """Nothing moves from ``source`` to ``target`` for so long; then everything does, at once."""
+        link = self._link(source, target)
+        link.clogged_until = max(link.clogged_until, trio.current_time() + seconds)
+        self._count("clog")
+        self._rearm(source, target)
 
     def heal(self) -> None:
-        """Undo all cuts and refusals; what was held up is delivered."""
-        healed = list(self._cuts)
-        self._cuts.clear()
+        """Undo all cuts, clogs, refusals, and tears to come; what was held up is delivered."""
+        healed = [link for link in self._links.values() if link.cut]
+        for link in self._links.values():
+            link.cut, link.clogged_until, link.tears = False, 0.0, 0
         self._refusing.clear()
-        for pipe in self._pipes:
-            if (pipe.source, pipe.target) in healed:
+        for pipe in list(self._pipes):
+            if pipe.link in healed:
                 pipe.resend()
-            # The other direction too: its sender may now learn that the receiver has closed.
-            pipe.wake()
-        self._healed.unpark_all()
+        self._wake()
+
+    def delay(self, source: str, target: str) -> float:
+        """Seconds that a link typically takes, one way."""
+        return self._link(source, target).latency.typical
+
+    def is_cut(self, source: str, target: str) -> bool:
+        """Whether what ``source`` sends is kept from ``target``."""
+        return self._link(source, target).cut
+
+    # ------------------------------------------------------------------------------------ connections
 
     def reset(self, first: str, second: str) -> None:
         """All connections between two nodes break now, on both sides; what was on its way is lost."""
-        for pipe in list(self._pipes):
-            if (pipe.source, pipe.target) in ((first, second), (second, first)):
-                pipe.break_now()
+        for pipe in self._between(first, second):
+            if pipe in self._pipes:
+                pipe.break_both()
+                self._count("reset")
+
+    def tear(self, source: str, target: str, *, times: int = 1) -> None:
+        """The next ``times`` sends from ``source`` to ``target`` arrive in part only; then their connection breaks."""
+        self._link(source, target).tears = times
+
+    def half_open(self, first: str, second: str) -> None:
+        """``second`` forgets all connections with ``first``, which does not hear of it until it sends something."""
+        for pipe in self._between(first, second):
+            if pipe.link.source.name == first:
+                pipe.lose_receiver()
+                self._count("half open")
 
     def refuse(self, node_id: str) -> None:
         """Dials to that node fail at once until ``heal``, as if nobody listened."""
         self._refusing[node_id] = None
-
-    def delay(self, source: str, target: str) -> float:
-        """Seconds from one node to another, one way."""
-        return self._delays.get((source, target), self._default_delay)
-
-    def is_cut(self, source: str, target: str) -> bool:
-        """Whether what ``source`` sends is kept from ``target``."""
-        return (source, target) in self._cuts
 
     @property
     def open_connections(self) -> int:
         """Connections with an end that nobody has closed yet; after a test, what it forgot."""
         return (len(self._pipes) + 1) // 2
 
+    # ------------------------------------------------------------------------------------ nodes
+
+    def pause(self, node_id: str) -> None:
+        """The node's process stands still: it reads, accepts, dials and sends nothing; its machine takes what comes."""
+        self._host(node_id).paused = True
+        self._count("pause")
+        self._wake()
+
+    def resume(self, node_id: str) -> None:
+        """The process goes on; it finds its timers first, and a moment later what has arrived."""
+        host = self._host(node_id)
+        host.paused, host.reads_from = False, trio.current_time() + READ_DELAY
+        host.changed.unpark_all()
+        self._wake()
+
+    def freeze(self, node_id: str) -> None:
+        """The node's machine loses its power: nothing leaves it or arrives there, nobody is told, dials to it hang.
+
+        Everything that the node closes afterwards is gone without a word.
+        """
+        self._host(node_id).frozen = True
+        self._count("freeze")
+        self._wake()
+
+    def thaw(self, node_id: str) -> None:
+        """The machine is on again: it knows no connection, and answers with a reset what arrives for one."""
+        self._host(node_id).frozen = False
+        for pipe in list(self._pipes):
+            if pipe.link.target.name == node_id:
+                pipe.answer_late()
+        self._wake()
+
+    # ------------------------------------------------------------------------------------ dial and listen
+
     async def dial(self, source: str, address: str) -> trio.abc.Stream:
         """A round trip, then a connection; hangs while either direction is cut, as TCP does."""
         await trio.lowlevel.checkpoint()
         while True:
             target = self._owners.get(address, address)
-            if self.is_cut(source, target) or self.is_cut(target, source):
+            there, back = self._link(source, target), self._link(target, source)
+            if _is_passable(there, back):
+                arrives = trio.current_time() + there.draw() + back.draw()
+                await trio.sleep_until(max(arrives, there.clogged_until, back.clogged_until))
+                if _is_passable(there, back):
+                    break
+            else:
                 await self._healed.park()
-                continue
-            await trio.sleep(self.delay(source, target) + self.delay(target, source))
-            if not self.is_cut(source, target) and not self.is_cut(target, source):
-                break
         listener = self._listeners.get(address)
-        if listener is None or listener.node_id in self._refusing or not listener.has_room():
+        if listener is None or listener.host.name in self._refusing or not listener.has_room():
+            self._count("refused dial")
             raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED), address)
-        there, back = self._pipe(source, listener.node_id), self._pipe(listener.node_id, source)
-        listener.offer(MemoryStream(outgoing=back, incoming=there))
-        return MemoryStream(outgoing=there, incoming=back)
-
-    def _pipe(self, source: str, target: str) -> "_Pipe":
-        pipe = _Pipe(self, source, target, self._buffer_bytes)
-        self._pipes.append(pipe)
-        return pipe
+        outgoing, incoming = self._pipe(there), self._pipe(back)
+        outgoing.twin, incoming.twin = incoming, outgoing
+        listener.offer(MemoryStream(outgoing=incoming, incoming=outgoing))
+        return MemoryStream(outgoing=outgoing, incoming=incoming)
 
     def listen(self, node_id: str, address: str) -> "MemoryListener":
         """Listen as ``node_id``.  Raises OSError if the address is taken."""
         if address in self._listeners:
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), address)
-        listener = self._listeners[address] = MemoryListener(node_id, forget=partial(self._listeners.pop, address))
+        forget = partial(self._listeners.pop, address)
+        listener = self._listeners[address] = MemoryListener(self._host(node_id), forget=forget)
         self._owners[address] = node_id
         return listener
 
-    def forget(self, pipe: "_Pipe") -> None:
-        """That direction of a connection is over.  Idempotent."""
-        if pipe in self._pipes:
-            self._pipes.remove(pipe)
+    # ------------------------------------------------------------------------------------ inside
+
+    def _host(self, name: str) -> Host:
+        if name not in self._hosts:
+            self._hosts[name] = Host(name)
+        return self._hosts[name]
+
+    def _link(self, source: str, target: str) -> Link:
+        link = self._links.get((source, target))
+        if link is None:
+            link = Link(self._host(source), self._host(target), self._latency, self._random, self._count)
+            self._links[source, target] = link
+        return link
+
+    def _pipe(self, link: Link) -> Pipe:
+        pipe = Pipe(link, self._buffer_bytes, forget=self._forget)
+        self._pipes[pipe] = None
+        return pipe
+
+    def _between(self, first: str, second: str) -> list[Pipe]:
+        links = (self._link(first, second), self._link(second, first))
+        return [pipe for pipe in self._pipes if pipe.link in links]
+
+    def _rearm(self, source: str, target: str) -> None:
+        link = self._link(source, target)
+        for pipe in self._pipes:
+            if pipe.link is link:
+                pipe.rearm()
+
+    def _wake(self) -> None:
+        """Whoever waits for something looks again."""
+        for pipe in self._pipes:
+            pipe.wake()
+        for listener in self._listeners.values():
+            listener.wake()
+        self._healed.unpark_all()
+
+    def _forget(self, pipe: Pipe) -> None:
+        self._pipes.pop(pipe, None)
+
+    def _count(self, kind: str) -> None:
+        self.injected[kind] = self.injected.get(kind, 0) + 1
+
+
+def _is_passable(there: Link, back: Link) -> bool:
+    """Can a handshake be completed over these links now?"""
+    hosts = (there.source, there.target)
+    return not (there.cut or back.cut or there.source.paused or any(host.frozen for host in hosts))
 
 
 @attrs.frozen
@@ -150,8 +283,8 @@ class _MemoryTransport(Transport):
 class MemoryListener(trio.abc.Listener[trio.abc.Stream]):
     """Connections that were dialled and not yet accepted, oldest first."""
 
-    def __init__(self, node_id: str, *, forget: Callable[[], object]) -> None:
-        self.node_id = node_id
+    def __init__(self, host: Host, *, forget: Callable[[], object]) -> None:
+        self.host = host
         self._forget = forget
         self._waiting: deque[MemoryStream] = deque()
         self._lot = trio.lowlevel.ParkingLot()
@@ -161,15 +294,19 @@ class MemoryListener(trio.abc.Listener[trio.abc.Stream]):
         """Whether another dial may succeed."""
         return len(self._waiting) < BACKLOG
 
-    def offer(self, stream: "MemoryStream") -> None:
+    def offer(self, stream: MemoryStream) -> None:
         """A peer connected."""
         self._waiting.append(stream)
         self._lot.unpark()
 
+    def wake(self) -> None:
+        """The node may have been continued."""
+        self._lot.unpark_all()
+
     async def accept(self) -> trio.abc.Stream:
         """The oldest connection not yet accepted."""
         await trio.lowlevel.checkpoint()
-        while not self._waiting:
+        while not self._waiting or self.host.paused:
             if self._closed:
                 raise trio.ClosedResourceError
             await self._lot.park()
@@ -185,197 +322,3 @@ class MemoryListener(trio.abc.Listener[trio.abc.Stream]):
             self._waiting.clear()
             self._lot.unpark_all()
         await trio.lowlevel.checkpoint()
-
-
-@attrs.define(eq=False)
-class _Piece:
-    due: float
-    """When it arrives, on the run's clock."""
-    data: bytes
-    """Empty: the sender closed."""
-
-
-class _Pipe:
-    """One direction of a connection: pieces on their way, in order, each with the time at which it is due."""
-
-    def __init__(self, network: MemoryNetwork, source: str, target: str, capacity: int) -> None:
-        self.source = source
-        self.target = target
-        self._network = network
-        self._capacity = capacity
-        self._pieces: deque[_Piece] = deque()
-        self._held = 0
-        self._changed = trio.lowlevel.ParkingLot()
-        self._broken = False
-        self._sender_closed = False
-        self._receiver_closed = False
-        self._sending = False
-        self._receiving = False
-
-    async def send(self, data: bytes) -> None:
-        """Put all of it on its way, waiting for room as needed."""
-        await self._enter_send()
-        try:
-            offset = 0
-            while offset < len(data):
-                await self._wait_room()
-                piece = data[offset : offset + self._capacity - self._held]
-                self._put(piece)
-                offset += len(piece)
-        finally:
-            self._sending = False
-
-    async def wait_room(self) -> None:
-        """Until something could be sent."""
-        await self._enter_send()
-        try:
-            await self._wait_room()
-        finally:
-            self._sending = False
-
-    async def receive(self, max_bytes: int) -> bytes:
-        """What has arrived, waiting for the first byte; empty once the sender's close has arrived."""
-        if self._receiving:
-            raise trio.BusyResourceError("another task is receiving")
-        self._receiving = True
-        try:
-            await trio.lowlevel.checkpoint()
-            while not self._has_arrived():
-                await self._wait_arrival()
-            return self._take(max_bytes)
-        finally:
-            self._receiving = False
-
-    def close_sender(self) -> None:
-        """No more will be sent; the receiver learns it after everything else."""
-        if not self._sender_closed:
-            self._sender_closed = True
-            self._put(b"")
-            self._forget_if_over()
-
-    def close_receiver(self) -> None:
-        """Nobody will receive any more; the sender learns it when it sends, unless a cut stands between."""
-        self._receiver_closed = True
-        self._changed.unpark_all()
-        self._forget_if_over()
-
-    def break_now(self) -> None:
-        """Both ends fail from now on."""
-        self._broken = True
-        self._pieces.clear()
-        self._network.forget(self)
-        self._changed.unpark_all()
-
-    def resend(self) -> None:
-        """The cut is over: what it held up leaves now."""
-        earliest = self._due()
-        for piece in self._pieces:
-            piece.due = max(piece.due, earliest)
-
-    def wake(self) -> None:
-        """Whoever waits here looks again."""
-        self._changed.unpark_all()
-
-    def _forget_if_over(self) -> None:
-        if self._sender_closed and self._receiver_closed:
-            self._network.forget(self)
-
-    async def _enter_send(self) -> None:
-        if self._sending:
-            raise trio.BusyResourceError("another task is sending")
-        self._sending = True
-        try:
-            await trio.lowlevel.checkpoint()
-            self._check_sendable()
-        except BaseException:
-            self._sending = False
-            raise
-
-    def _check_sendable(self) -> None:
-        if self._sender_closed:
-            raise trio.ClosedResourceError("this end was closed")
-        if self._broken:
-            raise trio.BrokenResourceError("connection reset")
-        # The news of the close travels against the direction of the data.
-        if self._receiver_closed and not self._is_cut() and not self._network.is_cut(self.target, self.source):
-            raise trio.BrokenResourceError("the other end was closed")
-
-    async def _wait_room(self) -> None:
-        while self._held >= self._capacity:
-            await self._changed.park()
-            self._check_sendable()
-
-    def _put(self, data: bytes) -> None:
-        # Never before an earlier piece: a link that became faster must not reorder the stream.
-        due = max(self._due(), self._pieces[-1].due if self._pieces else 0.0)
-        self._pieces.append(_Piece(due, data))
-        self._held += len(data)
-        self._changed.unpark_all()
-
-    def _due(self) -> float:
-        return trio.current_time() + self._network.delay(self.source, self.target)
-
-    def _has_arrived(self) -> bool:
-        if self._receiver_closed:
-            raise trio.ClosedResourceError("this end was closed")
-        if self._broken:
-            raise trio.BrokenResourceError("connection reset")
-        return bool(self._pieces) and not self._is_cut() and self._pieces[0].due <= trio.current_time()
-
-    async def _wait_arrival(self) -> None:
-        due = self._pieces[0].due if self._pieces and not self._is_cut() else math.inf
-        with trio.move_on_at(due):
-            await self._changed.park()
-
-    def _take(self, max_bytes: int) -> bytes:
-        """All that is due, up to the bound; the mark of the sender's close stays in its place."""
-        taken: list[bytes] = []
-        room, now = max_bytes, trio.current_time()
-        while room and self._pieces and self._pieces[0].data and self._pieces[0].due <= now:
-            piece = self._pieces[0]
-            taken.append(piece.data[:room])
-            room -= len(taken[-1])
-            piece.data = piece.data[len(taken[-1]) :]
-            if not piece.data:
-                self._pieces.popleft()
-        data = b"".join(taken)
-        self._held -= len(data)
-        self._changed.unpark_all()
-        return data
-
-    def _is_cut(self) -> bool:
-        return self._network.is_cut(self.source, self.target)
-
-
-class MemoryStream(trio.abc.Stream):
-    """One end of a connection."""
-
-    def __init__(self, *, outgoing: _Pipe, incoming: _Pipe) -> None:
-        self._outgoing = outgoing
-        self._incoming = incoming
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Returns when everything is on its way, not when it has arrived."""
-        await self._outgoing.send(bytes(data))
-
-    async def wait_send_all_might_not_block(self) -> None:
-        """Until there is room in the buffer."""
-        await self._outgoing.wait_room()
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """What has arrived; empty when the other end has closed."""
-        most = BUFFER_BYTES if max_bytes is None else operator.index(max_bytes)
-        if most < 1:
-            raise ValueError(f"max_bytes must be at least 1, not {most}")
-        return await self._incoming.receive(most)
-
-    async def aclose(self) -> None:
-        """The peer receives what was sent, then the end; what was not yet received here is lost."""
-        self._outgoing.close_sender()
-        self._incoming.close_receiver()
-        await trio.lowlevel.checkpoint()
-
-    def break_now(self) -> None:
-        """Reset the connection: both ends fail from now on."""
-        self._outgoing.break_now()
-        self._incoming.break_now()
