@@ -1,0 +1,374 @@
+"""A whole cluster in one Trio run: the shipped nodes on simulated disks, links and clocks, from one seed.
+
+``running_cluster`` (``_running``) starts it, lets the block do its worst, then heals everything and demands that the
+cluster works and has lost nothing (``_healing``).  A violated invariant, or a node that ends for no injected reason,
+cancels the block at once and leaves as an error with the seed: such a run cannot pass, whatever the block does.
+
+A crash is not a cancellation: ``finally`` blocks of the node still run.  So its links are frozen first, then everything
+is cancelled in the same step, and only then is it decided what of the unsynced bytes reached the medium.
+
+House rules: every wait here is bounded, and says what it waited for and how the cluster looked; nothing is drawn but
+from the seed; members are walked in the order of their names.
+
+Reading order: lives, faults, looking, waiting, judging; one member is in ``_member``.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from itertools import permutations
+from typing import Generic, Literal, TypeVar
+
+import trio
+
+from trio_raft._config import Config
+from trio_raft._environment import Clock
+from trio_raft._errors import LogCorrupt, StorageError, StorageFull
+from trio_raft._messages import ServerId
+from trio_raft._node import Node
+from trio_raft._rules.state import Role
+from trio_raft._server import Server
+from trio_raft.abc import StateMachine
+from trio_raft.testing._client import Client
+from trio_raft.testing._determinism import divide
+from trio_raft.testing._disk import SimDisk
+from trio_raft.testing._environment import SimulatedClock, SimulatedLanes, VirtualClock
+from trio_raft.testing._failures import NodeFailed, SimulationFailed, TooSlow
+from trio_raft.testing._history import History
+from trio_raft.testing._member import DIRECTORY, Life, Member, live
+from trio_raft.testing._network import MemoryNetwork
+from trio_raft.testing._settings import ClusterSettings
+
+CommandT = TypeVar("CommandT")
+ResultT = TypeVar("ResultT")
+
+POLL_SECONDS = 0.01
+"""Virtual seconds between two looks at a condition that has no event of its own."""
+
+START_SECONDS = 60.0
+"""Virtual seconds within which a node has recovered its log, or has ended."""
+
+LEADER_SECONDS = 60.0
+"""Virtual seconds for which ``wait_leader`` is patient unless told otherwise."""
+
+
+class Cluster(Generic[CommandT, ResultT]):
+    """Members n1, n2 … under your control; made by ``running_cluster``."""
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        machine: Callable[[], StateMachine[CommandT, ResultT]],
+        settings: ClusterSettings,
+    ) -> None:
+        self.settings = settings
+        self.seed = settings.seed
+        self.ids: tuple[str, ...] = settings.ids
+        """All members, up or down."""
+        self.clock: Clock = VirtualClock()
+        """The run's own: virtual seconds, without any node's drift."""
+        self.network = MemoryNetwork(delay=settings.link.typical)
+        """The links; inject faults there."""
+        self.members: dict[str, Member[CommandT, ResultT]] = {
+            node_id: Member(node_id, settings) for node_id in self.ids
+        }
+        self.history = History(self.clock.now)
+        """What the clients asked and were told; for ``check_linearizable``."""
+        self.acknowledged: list[tuple[int, int]] = []
+        """(index, term) of each write that a client was told of."""
+        self.failure: SimulationFailed | None = None
+        """What went wrong first; raised at the end."""
+        self.observers: list[Callable[[str, Life[CommandT, ResultT], Server], None]] = []
+        """Called with each server that is built, before anything of it runs."""
+        self.expected: dict[str, tuple[type[BaseException], ...]] = {}
+        """Errors by which a member's node may end; see ``expect_failure``."""
+        self.scope = self.clock.move_on_after(settings.time_limit)
+        """Holds the block; a failure cancels it."""
+        self._machine = machine
+        self._nursery = nursery
+        self._clients = 0
+
+    # ------------------------------------------------------------------------------------ lives
+
+    async def start(self, *ids: str) -> None:
+        """Start these members (all, if none is named) that are down; returns once they have recovered their logs.
+
+        One that rightly refuses its disk stays down (``failures`` says why); any other failure fails the run.
+        """
+        starting = [member for member in self._members(ids) if member.life is None]
+        with self.clock.move_on_after(START_SECONDS) as patience:
+            async with trio.open_nursery() as nursery:
+                for member in starting:
+                    nursery.start_soon(self._start, member)
+        if patience.cancelled_caught:
+            raise self.too_slow(f"these members did not start within {START_SECONDS:g} s: {ids or self.ids}")
+
+    async def _start(self, member: Member[CommandT, ResultT]) -> None:
+        node_id = member.id
+        config = Config(
+            node_id=ServerId(node_id),
+            cluster_id=member.cluster_id,
+            members={ServerId(each): f"{each}:1" for each in self.ids},
+            data_directory=DIRECTORY,
+            timeouts=self.settings.timeouts,
+            limits=self.settings.limits,
+        )
+        life = partial(live, observe=self._observe, failed=self._note_failed)
+        await self._nursery.start(
+            life, member, config, self._machine, self.network.transport(node_id), name=f"{node_id}, life {member.lives}"
+        )
+
+    def _observe(self, life: Life[CommandT, ResultT], server: Server) -> None:
+        life.server = server
+        for observer in self.observers:
+            observer(server.node_id, life, server)
+
+    async def crash(self, *ids: str) -> None:
+        """Cut the power of these members: nothing leaves them any more, and unsynced bytes are kept or lost by chance.
+
+        Those that are down stay down.
+        """
+        for member in await self._end(ids):
+            member.disk = member.disk.crash(divide(self.seed, "crash", member.id, member.lives))
+
+    async def kill(self, *ids: str) -> None:
+        """End these members' processes as SIGKILL does: the machine goes on, and so every byte written stays."""
+        for member in await self._end(ids):
+            member.disk.kill_process()
+
+    async def _end(self, ids: Iterable[str]) -> list[Member[CommandT, ResultT]]:
+        ending = [(member, member.life) for member in self._members(ids) if member.life is not None]
+        for member, life in ending:
+            # Disk and links first: what the node's tasks do and say while they are cancelled must not get out.
+            member.lanes.freeze()
+            for other in self.ids:
+                self.network.reset(member.id, other)
+            life.doomed = True
+            life.scope.cancel()
+        with self.clock.move_on_after(START_SECONDS) as patience:
+            for _, life in ending:
+                await life.ended.wait()
+        if patience.cancelled_caught:
+            raise self.too_slow(f"these members did not end within {START_SECONDS:g} s: {ids}")
+        return [member for member, _ in ending]
+
+    async def restart(self, *ids: str, disk: Literal["same", "wiped"] = "same") -> None:
+        """Crash those of these members that run, then start all of them again; on an empty disk if so told."""
+        await self.crash(*ids)
+        if disk == "wiped":
+            for member in self._members(ids):
+                member.disk = SimDisk()
+                member.excuse = "its disk was wiped"
+        await self.start(*ids)
+
+    def expect_failure(self, node_id: str, *kinds: type[BaseException]) -> None:
+        """From now on this member's node may end by such an error; any other still fails the run."""
+        self.expected[node_id] = self.expected.get(node_id, ()) + kinds
+
+    def _note_failed(self, member: Member[CommandT, ResultT], error: BaseException) -> None:
+        if not self.explains(member.id, error):
+            self.fail(NodeFailed(self.seed, member.id, error))
+
+    def explains(self, node_id: str, error: BaseException) -> bool:
+        """Was something injected that makes this member's failure right?"""
+        if isinstance(error, self.expected.get(node_id, ())):
+            return True
+        injected = bool(getattr(self.members[node_id].disk, "injected", None))
+        return injected and isinstance(error, StorageError | StorageFull | LogCorrupt)
+
+    # ------------------------------------------------------------------------------------ faults
+
+    def partition(self, *groups: Iterable[str], one_way: bool = False) -> None:
+        """Cut the links between members of different groups; a single group is cut from all others.
+
+        ``one_way``: only what an earlier group sends to a later one is lost.  Cuts add up until ``heal``.
+        """
+        cut = [[member.id for member in self._members(group)] for group in groups]
+        if len(cut) == 1:
+            cut.append([node_id for node_id in self.ids if node_id not in cut[0]])
+        for (early, one), (late, other) in permutations(enumerate(cut), 2):
+            if not one_way or early < late:
+                for source in one:
+                    for target in other:
+                        self.network.cut(source, target)
+
+    def heal(self) -> None:
+        """Undo every cut and whatever else was done to links."""
+        self.network.heal()
+
+    def pause(self, *ids: str) -> None:
+        """Stop these members as SIGSTOP does: timers, links, the disk's answers and clients' calls stand still."""
+        for member in self._members(ids):
+            if member.life is not None and not member.paused:
+                member.paused = True
+                member.clock.pause()
+                member.lanes.pause()
+
+    def resume(self, *ids: str) -> None:
+        """Let paused members go on: what ran out meanwhile rings now."""
+        for member in self._members(ids):
+            if member.paused:
+                member.paused = False
+                member.clock.resume()
+                member.lanes.resume()
+                member.changed.unpark_all()
+
+    def repair(self) -> None:
+        """Undo everything that was done to links, disks and clocks, and let paused members go on.
+
+        Whoever is down stays down.
+        """
+        self.resume()
+        self.heal()
+        for member in self.members.values():
+            member.disk.mend()
+            member.disk.capacity = None
+            member.lanes.mend()
+            member.lanes.latency = self.settings.disk
+
+    # ------------------------------------------------------------------------------------ looking
+
+    @property
+    def nodes(self) -> dict[str, Node[CommandT, ResultT] | None]:
+        """The running node of each member; None while it is down."""
+        return {node_id: member.life.node if member.life else None for node_id, member in self.members.items()}
+
+    @property
+    def machines(self) -> dict[str, StateMachine[CommandT, ResultT]]:
+        """The state machine of each member that is up."""
+        return {node_id: member.life.machine for node_id, member in self.members.items() if member.life}
+
+    @property
+    def disks(self) -> Mapping[str, SimDisk]:
+        """Each member's disk; inject faults there.  A crash puts another in its place."""
+        return {node_id: member.disk for node_id, member in self.members.items()}
+
+    @property
+    def clocks(self) -> Mapping[str, SimulatedClock]:
+        """Each member's clock, of its present life."""
+        return {node_id: member.clock for node_id, member in self.members.items()}
+
+    @property
+    def lanes(self) -> Mapping[str, SimulatedLanes]:
+        """How each member's disk takes its time, in its present life."""
+        return {node_id: member.lanes for node_id, member in self.members.items()}
+
+    @property
+    def failures(self) -> dict[str, BaseException]:
+        """Members that are down by an error that was explained, and the error."""
+        return {node_id: member.failure for node_id, member in self.members.items() if member.failure is not None}
+
+    def servers(self) -> list[Server]:
+        """The servers of all members that are up and have recovered."""
+        lives = [member.life for member in self.members.values()]
+        return [life.server for life in lives if life is not None and life.node is not None and life.server is not None]
+
+    def leader(self) -> Node[CommandT, ResultT] | None:
+        """The node that can serve now: it leads, a majority follows it in its term and hears and answers it.
+
+        A leader that was cut off does not count, though it may not know it yet.
+        """
+        for server in self.servers():
+            node = self.nodes[server.node_id]
+            if node is not None and self._can_serve(server):
+                return node
+        return None
+
+    def _can_serve(self, leader: Server) -> bool:
+        state = leader.state
+        if state.role is not Role.LEADER or state.commit_index < leader.term_start_index:
+            return False
+        following = [server for server in self.servers() if self._follows(server, leader)]
+        return 2 * len(following) > len(self.ids)
+
+    def _follows(self, server: Server, leader: Server) -> bool:
+        node_id, leader_id = server.node_id, leader.node_id
+        return (
+            not self.members[node_id].paused
+            and (server.state.leader, server.state.current_term) == (leader_id, leader.state.current_term)
+            and not self.network.is_cut(leader_id, node_id)
+            and not self.network.is_cut(node_id, leader_id)
+        )
+
+    def describe(self) -> str:
+        """How every member stands, one line each."""
+        return "\n".join(self._describe(member) for member in self.members.values())
+
+    def _describe(self, member: Member[CommandT, ResultT]) -> str:
+        server = member.life.server if member.life else None
+        if server is None:
+            return f"  {member.id}: down" + (f", since {member.failure}" if member.failure else "")
+        state, journal = server.state, server.journal
+        unheard = [other for other in self.ids if self.network.is_cut(other, member.id)]
+        return (
+            f"  {member.id}: {state.role.value} of term {state.current_term}, leader {state.leader}, "
+            f"log {state.log.last_index}, durable {journal.durable_index}, committed {state.commit_index}, "
+            f"applied {state.last_applied}"
+            + (", paused" if member.paused else "")
+            + ("" if server.ready else ", not ready")
+            + (f", hears nothing from {' '.join(unheard)}" if unheard else "")
+            + (f" ({member.excuse})" if member.excuse else "")
+        )
+
+    def _members(self, ids: Iterable[str]) -> list[Member[CommandT, ResultT]]:
+        named = list(ids)
+        unknown = [node_id for node_id in named if node_id not in self.members]
+        if unknown:
+            raise ValueError(f"seed {self.seed}: there is no member {', '.join(unknown)}, only {', '.join(self.ids)}")
+        return [member for node_id, member in self.members.items() if not named or node_id in named]
+
+    # ------------------------------------------------------------------------------------ waiting
+
+    async def until(self, condition: Callable[[], object], what: str, *, within: float = LEADER_SECONDS) -> None:
+        """Let virtual time pass until the condition holds.  Raises TooSlow after ``within`` seconds.
+
+        Cancelled: no effect.
+        """
+        await trio.lowlevel.checkpoint()
+        with self.clock.move_on_after(within):
+            while not condition():
+                await self.clock.sleep(POLL_SECONDS)
+            return
+        raise self.too_slow(f"{what}: not within {within:g} virtual seconds")
+
+    async def wait_leader(self, *, within: float = LEADER_SECONDS) -> Node[CommandT, ResultT]:
+        """Wait for a leader that can serve, see ``leader``.  Raises TooSlow.  Cancelled: no effect."""
+        await self.until(self.leader, "a leader", within=within)
+        leader = self.leader()
+        if leader is None:
+            raise AssertionError("a leader was found, and lost without any time passing")
+        return leader
+
+    def too_slow(self, problem: str) -> TooSlow:
+        """The error for a wait that ran out."""
+        return TooSlow(self.seed, f"{problem}. At {self.clock.now():.3f} s:\n{self.describe()}")
+
+    # ------------------------------------------------------------------------------------ clients, judging
+
+    def client(self, name: str = "") -> Client[CommandT, ResultT]:
+        """Another client; its calls are recorded in ``history`` under its name."""
+        self._clients += 1
+        return Client(
+            name or f"client {self._clients}",
+            self.members,
+            clock=self.clock,
+            history=self.history,
+            acknowledged=lambda ticket: self.acknowledged.append((ticket.index, ticket.term)),
+            settings=self.settings,
+        )
+
+    def fail(self, failure: SimulationFailed) -> None:
+        """Record what must not be; the block is cancelled, and its end raises the first that was recorded."""
+        if self.failure is None:
+            self.failure = failure
+            self.scope.cancel()
+
+    def check(self) -> None:
+        """Raises what went wrong so far, with the seed.  Called at the end of the block in any case."""
+        self.raise_failure()
+
+    def raise_failure(self) -> None:
+        """Raises what was recorded, if anything was."""
+        if self.failure is not None:
+            if self.settings.repeat:
+                self.failure.add_note(self.settings.repeat)
+            raise self.failure

@@ -1,0 +1,56 @@
+"""How a simulation fails: one family of errors, each naming the seed that repeats it.
+
+A run that violated an invariant, or lost a node for no injected reason, must never pass.  So what goes wrong inside
+is recorded, the run is cancelled, and the error leaves at the end of the ``running_cluster`` block, whatever the block
+itself did meanwhile.
+"""
+
+from trio_raft._errors import RaftError, StateMachineError, error_text
+
+
+class SimulationFailed(AssertionError):
+    """Something that must hold did not.  ``seed`` repeats the run."""
+
+    def __init__(self, seed: int | str, problem: str) -> None:
+        super().__init__(f"seed {seed}: {problem}")
+        self.seed = seed
+        self.problem = problem
+
+
+class InvariantViolation(SimulationFailed):
+    """The cluster broke a promise: one of Raft's, or one that you added."""
+
+
+class NodeFailed(SimulationFailed):
+    """A node ended, or would not start, though nothing that was injected explains it.
+
+    The node's own error is the ``__cause__``.  For a state machine that raised, ``index`` says on which entry.
+    """
+
+    def __init__(self, seed: int | str, node_id: str, error: BaseException) -> None:
+        self.node_id = node_id
+        self.index: int | None = None
+        if isinstance(error, StateMachineError):
+            self.index = error.index
+            problem = f"the state machine of {node_id} raised: {error}"
+        else:
+            problem = f"{node_id} failed, and no injected fault explains it: {error_text(error)}"
+        super().__init__(seed, problem)
+        self.__cause__ = error
+
+
+class TooSlow(SimulationFailed):
+    """A bounded wait ran out; the text says what was waited for, and how the cluster looked then."""
+
+
+class Unanswered(RaftError):
+    """A client gave up: no answer in time.
+
+    ``sent`` says whether a node took the command: if so its outcome is unknown, otherwise it did not happen.
+    """
+
+    def __init__(self, client: str, what: str, *, seconds: float, sent: bool, last_answer: str) -> None:
+        outcome = "the outcome is unknown" if sent else "no node took it, so nothing happened"
+        super().__init__(f"{client}: no answer to {what} within {seconds:g} s: {outcome}. Last answer: {last_answer}")
+        self.client = client
+        self.sent = sent

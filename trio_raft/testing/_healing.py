@@ -1,0 +1,172 @@
+"""The end of a run: repair everything, and demand that the cluster works and has lost nothing.
+
+In this order: links, disks and paused members are repaired, and whoever is down is started; one leader is found, and
+all members follow it and have applied what it has; a write and a read are served; the term stands still; and every
+member's *durable* bytes, as a power cut in this moment would leave them, hold the same committed log, with every write
+of which a client was told.
+
+A member whose disk was wiped, damaged or exchanged for an old copy may refuse to take part; any other must.  If too
+few are left for a majority, that is said, and not mistaken for a fault of the cluster.
+
+House rule: only what was injected excuses anything.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trio_raft._messages import Incarnation, ServerId
+from trio_raft._node import Node
+from trio_raft._records import Entry, EntryKind
+from trio_raft._server import Server
+from trio_raft.abc import Recovered, StoreIdentity
+from trio_raft.testing._cluster import Cluster
+from trio_raft.testing._disk import SimDisk
+from trio_raft.testing._failures import InvariantViolation, SimulationFailed
+from trio_raft.testing._member import Member
+
+CONVERGE_SECONDS = 120.0
+"""Virtual seconds within which a repaired cluster has a leader whom all follow, and all have applied the same."""
+
+SERVE_SECONDS = 30.0
+"""Virtual seconds within which it serves a write and a read after that."""
+
+CALM_ELECTION_TIMEOUTS = 4.0
+"""Election timeouts for which the term must stand still."""
+
+WHOLE_LOG = 1 << 40
+"""More bytes than any log has: read all of it."""
+
+AnyCluster = Cluster[Any, Any]
+AnyMember = Member[Any, Any]
+
+
+async def heal_and_prove(cluster: AnyCluster) -> None:
+    """Repair the cluster and prove that it works.  Raises SimulationFailed."""
+    cluster.repair()
+    await cluster.start(
+        *[node_id for node_id in cluster.ids if node_id not in cluster.failures or not cluster.members[node_id].excuse]
+    )
+    leader = await _converge(cluster)
+    await _serve(cluster, leader)
+    await _stand_still(cluster)
+    _scan(cluster)
+
+
+async def _converge(cluster: AnyCluster) -> Node[Any, Any]:
+    """Wait until all members that have no excuse follow one leader and have applied its whole log."""
+
+    def converged() -> bool:
+        leader = cluster.leader()
+        return leader is not None and all(_agrees(server, leader) for server in _participants(cluster))
+
+    await cluster.until(
+        lambda: _lost_majority(cluster) or converged(), "the repaired cluster agrees", within=CONVERGE_SECONDS
+    )
+    if _lost_majority(cluster):
+        excuses = ", ".join(f"{member.id}: {member.excuse}" for member in cluster.members.values() if member.excuse)
+        raise SimulationFailed(
+            cluster.seed, f"the injected faults leave no majority for ever ({excuses}), so nothing can be proved"
+        )
+    return await cluster.wait_leader()
+
+
+def _participants(cluster: AnyCluster) -> list[Server]:
+    """Servers that must agree: all that have no excuse.  One of these that is down has not converged."""
+    servers = {server.node_id: server for server in cluster.servers()}
+    return [servers[ServerId(node_id)] for node_id in _obliged(cluster) if node_id in servers]
+
+
+def _obliged(cluster: AnyCluster) -> list[str]:
+    return [node_id for node_id, member in cluster.members.items() if not _is_excused(member)]
+
+
+def _is_excused(member: AnyMember) -> bool:
+    """Does it refuse to take part, for a reason that was injected?"""
+    if not member.excuse:
+        return False
+    server = member.life.server if member.life else None
+    return server is None or server.first_start.replaced_for is not None or not server.ready
+
+
+def _lost_majority(cluster: AnyCluster) -> bool:
+    return 2 * len(_obliged(cluster)) <= len(cluster.ids)
+
+
+def _agrees(server: Server, leader: Node[Any, Any]) -> bool:
+    state = server.state
+    return (
+        (state.leader, state.current_term) == (leader.node_id, leader.term)
+        and state.last_applied == state.log.last_index == leader.last_applied
+        and server.journal.durable_index == state.log.last_index
+    )
+
+
+async def _serve(cluster: AnyCluster, leader: Node[Any, Any]) -> None:
+    """A write reaches every member, and a linearizable read comes back.
+
+    The write is an empty entry as it opens every term: no state machine sees it, so it suits every one.
+    """
+    server = next(server for server in cluster.servers() if server.node_id == leader.node_id)
+    entry = server._append(EntryKind.NO_OP, b"")  # noqa: SLF001  # no public call writes without a command
+    await cluster.until(
+        lambda: all(server.state.last_applied >= entry.index for server in _participants(cluster)),
+        f"a write at {entry.index} reaches every member",
+        within=SERVE_SECONDS,
+    )
+    with cluster.clock.move_on_after(SERVE_SECONDS):
+        await leader.barrier()
+        return
+    raise cluster.too_slow(f"{leader.node_id} leads, but a read was not answered within {SERVE_SECONDS:g} s")
+
+
+async def _stand_still(cluster: AnyCluster) -> None:
+    """Nobody campaigns against a leader who reaches everybody."""
+    before = {server.node_id: (server.state.leader, server.state.current_term) for server in _participants(cluster)}
+    await cluster.clock.sleep(CALM_ELECTION_TIMEOUTS * cluster.settings.timeouts.election_timeout)
+    after = {server.node_id: (server.state.leader, server.state.current_term) for server in _participants(cluster)}
+    if after != before:
+        raise InvariantViolation(
+            cluster.seed, f"the repaired cluster does not come to rest: (leader, term) were {before} and became {after}"
+        )
+
+
+# ------------------------------------------------------------------------------------ the durability scan
+
+
+def _scan(cluster: AnyCluster) -> None:
+    """What a power cut in this moment would leave on every member is the same log, with every acknowledged write."""
+    images = {node_id: _durable_log(cluster.members[node_id]) for node_id in _obliged(cluster)}
+    reference_id, reference = next(iter(images.items()))
+    for node_id, image in images.items():
+        for one, other in zip(reference, image, strict=False):
+            if one.record != other.record:
+                raise InvariantViolation(
+                    cluster.seed, f"the disks of {reference_id} and {node_id} differ: {one}, {other}"
+                )
+        if len(image) != len(reference):
+            raise InvariantViolation(
+                cluster.seed,
+                f"the disk of {reference_id} holds {len(reference)} entries, that of {node_id} {len(image)}",
+            )
+        _check_acknowledged(cluster, node_id, image)
+
+
+def _durable_log(member: AnyMember) -> Sequence[Entry]:
+    """All entries that a start after a power cut would find."""
+    disk: SimDisk = member.disk.snapshot()
+    store = member.store(disk)
+    identity = StoreIdentity(member.cluster_id, ServerId(member.id), Incarnation("scan"))
+    recovered: Recovered = store.open(identity, memory_bytes=WHOLE_LOG)
+    store.close()
+    return recovered.tail
+
+
+def _check_acknowledged(cluster: AnyCluster, node_id: str, image: Sequence[Entry]) -> None:
+    terms: Mapping[int, int] = {entry.index: entry.term for entry in image}
+    for index, term in cluster.acknowledged:
+        if terms.get(index) != term:
+            raise InvariantViolation(
+                cluster.seed,
+                f"a client was told that its write at {index} of term {term} succeeded, but the disk of {node_id} has "
+                f"{f'an entry of term {terms[index]}' if index in terms else 'nothing'} there",
+            )

@@ -1,0 +1,168 @@
+"""One member of a simulated cluster across its lives.
+
+The member is an id with a disk; each time a node is opened on it is a *life*, with a state machine, a clock and a
+generator of its own.  A life ends by a crash or a kill, which the cluster orders, or by an error.  An error that
+nothing explains fails the run; it is reported from here, and never raised here, since nobody stands above this task
+who could act on it.
+
+House rule: nothing of a life outlives it but what is on the disk.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import attrs
+import trio
+
+from trio_raft._config import Config
+from trio_raft._environment import Environment
+from trio_raft._node import Node, serve_node
+from trio_raft._server import Server
+from trio_raft._storage.wal import FileLogStore
+from trio_raft.abc import StateMachine, Transport
+from trio_raft.testing._determinism import divide
+from trio_raft.testing._disk import PowerCut, SimDisk
+from trio_raft.testing._environment import SimulatedClock, SimulatedLanes
+from trio_raft.testing._settings import ClusterSettings
+
+CommandT = TypeVar("CommandT")
+ResultT = TypeVar("ResultT")
+
+CLUSTER_ID = "simulation"
+
+DIRECTORY = Path("/data")
+"""Where each member keeps its log, on a disk of its own."""
+
+
+@attrs.define(eq=False)
+class Life(Generic[CommandT, ResultT]):
+    """From one start to its end."""
+
+    number: int
+    """Counted from 0."""
+    machine: StateMachine[CommandT, ResultT]
+    node: Node[CommandT, ResultT] | None = None
+    """None until it has recovered its log."""
+    server: Server | None = None
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    ended: trio.Event = attrs.field(factory=trio.Event)
+    doomed: bool = False
+    """A crash or a kill is under way: whatever it still raises is lost with it."""
+
+
+@attrs.define(eq=False)
+class Member(Generic[CommandT, ResultT]):
+    """An id, its disk, and whether it lives."""
+
+    id: str
+    settings: ClusterSettings
+    rate: float = 1.0
+    """Of its clock."""
+    cluster_id: str = CLUSTER_ID
+    disk: SimDisk = attrs.field(factory=SimDisk)
+    clock: SimulatedClock = attrs.field(init=False)
+    """Of the present life, or of the next one; so are the lanes."""
+    lanes: SimulatedLanes = attrs.field(init=False)
+    life: Life[CommandT, ResultT] | None = None
+    """None while it is down."""
+    lives: int = 0
+    failure: BaseException | None = None
+    """What ended the last life, or kept it from starting, if it was neither a crash nor a kill."""
+    excuse: str = ""
+    """Why this member may refuse to take part: what was done to its disk."""
+    paused: bool = False
+    changed: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
+    """Clients that wait for a paused member."""
+
+    def __attrs_post_init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        """Another clock and other lanes, for the next life: none of the last one's timers and calls reaches it."""
+        settings = self.settings
+        self.clock = SimulatedClock(rate=self.rate)
+        draws = divide(settings.seed, "disk", self.id, self.lives)
+        self.lanes = SimulatedLanes(self.disk, generator=draws, latency=settings.disk)
+
+    def environment(self, observe: Callable[[Server], None]) -> Environment:
+        """What the next life sees of the world: a clock, chance and a disk of its own."""
+        draws = divide(self.settings.seed, "node", self.id, self.lives)
+        return Environment(clock=self.clock, random=draws, run_blocking=self.lanes, observe=observe)
+
+    def store(self, disk: SimDisk | None = None) -> FileLogStore:
+        """The log on this member's disk, or on a copy of it, not opened yet."""
+        limits = self.settings.limits
+        return FileLogStore(
+            DIRECTORY,
+            segment_bytes=limits.segment_bytes,
+            longest_batch=limits.largest_journal_batch,
+            files=disk or self.disk,
+        )
+
+    async def awake(self, life: Life[Any, Any]) -> bool:
+        """Wait while the member is paused.  Does that life still last?"""
+        while self.paused and self.life is life:
+            await self.changed.park()
+        return self.life is life
+
+
+async def live(
+    member: Member[CommandT, ResultT],
+    config: Config,
+    make_machine: Callable[[], StateMachine[CommandT, ResultT]],
+    transport: Transport,
+    *,
+    observe: Callable[[Life[CommandT, ResultT], Server], None],
+    failed: Callable[[Member[CommandT, ResultT], BaseException], None],
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run one life: a task that never raises.  It has started once the node has, or once it is clear that it will not.
+
+    Cancelled: the node closes in order, as it would for a user.  A crash freezes disk and links first.
+    """
+    try:
+        life = Life(member.lives, make_machine())
+    except Exception as error:
+        failed(member, error)
+        task_status.started()
+        return
+    member.life, member.failure = life, None
+    member.renew()
+    environment = member.environment(partial(observe, life))
+    member.lives += 1
+    try:
+        with life.scope:
+            await serve_node(
+                config,
+                life.machine,
+                log_store=member.store(),
+                transport=transport,
+                environment=environment,
+                task_status=_Started(life, task_status),
+            )
+    # PowerCut: the disk's own way to say that the machine is off.
+    except (Exception, PowerCut) as error:
+        if not life.doomed:
+            member.failure = error
+            failed(member, error)
+    finally:
+        member.life = None
+        member.paused = False
+        member.changed.unpark_all()
+        if life.node is None:
+            task_status.started()
+        life.ended.set()
+
+
+@attrs.frozen(eq=False)
+class _Started(trio.TaskStatus[Node[CommandT, ResultT]], Generic[CommandT, ResultT]):
+    """What ``serve_node`` calls once it has recovered and listens."""
+
+    life: Life[CommandT, ResultT]
+    task_status: trio.TaskStatus[None]
+
+    def started(self, value: Node[CommandT, ResultT] | None = None) -> None:
+        self.life.node = value
+        self.task_status.started()

@@ -1,0 +1,68 @@
+"""``running_cluster``: a simulated cluster for the length of a block, and the judgement at its end.
+
+House rule: nothing that went wrong inside can be lost.  Whatever was recorded first leaves the block, even if the block
+swallowed its cancellation or raised something of its own.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+import attrs
+import trio
+
+from trio_raft.abc import StateMachine
+from trio_raft.testing._cluster import Cluster
+from trio_raft.testing._failures import TooSlow
+from trio_raft.testing._healing import heal_and_prove
+from trio_raft.testing._settings import ClusterSettings
+
+CommandT = TypeVar("CommandT")
+ResultT = TypeVar("ResultT")
+
+
+@asynccontextmanager
+async def running_cluster(
+    machine: Callable[[], StateMachine[CommandT, ResultT]],
+    settings: ClusterSettings = ClusterSettings(),  # noqa: B008  # frozen
+    *,
+    size: int | None = None,
+    seed: int | str | None = None,
+) -> AsyncIterator["Cluster[CommandT, ResultT]"]:
+    """Run members n1, n2 … for the length of a block, each with a ``machine()`` of its own, and judge them at its end.
+
+    Belongs on virtual time: ``trio_raft.testing.run``, or the fixture ``raft_cluster``.  ``size`` and ``seed`` are
+    short for changed ``settings``.
+
+    Raises ``SimulationFailed``: InvariantViolation, NodeFailed, or TooSlow for a wait (the block's own included,
+    ``settings.time_limit``) or a cluster that does not recover.  An exception of the block leaves as it is, with the
+    seed in a note.
+    """
+    settings = attrs.evolve(
+        settings, size=settings.size if size is None else size, seed=settings.seed if seed is None else seed
+    )
+    cluster: Cluster[CommandT, ResultT] | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+            cluster = Cluster(nursery, machine, settings)
+            with cluster.scope:
+                await cluster.start()
+                yield cluster
+                if settings.heals:
+                    await heal_and_prove(cluster)
+            nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        if cluster is not None:
+            cluster.raise_failure()
+        # The group is the nursery's affair: only the block, or the healing, can have raised.
+        [error] = group.exceptions
+        if isinstance(error, Exception):
+            error.add_note(f"simulated cluster: seed {settings.seed}. {settings.repeat}".strip())
+        context = error.__context__
+        try:
+            raise error
+        finally:
+            error.__context__ = context
+    cluster.raise_failure()
+    if cluster.scope.cancelled_caught:
+        raise TooSlow(settings.seed, f"the block did not end within {settings.time_limit:g} virtual seconds")
