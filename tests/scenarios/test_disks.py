@@ -1,11 +1,14 @@
 """Disks that are slow, hang, fail or are full, under whole nodes."""
 
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
 import pytest
 import trio
 
 import trio_raft
-from tests.support.cluster import Cluster, Member, running_cluster
-from tests.support.stores import SmallDisk
+from tests.support.cluster import Member, running_cluster
+from tests.support.stores import FailingDisk, SmallDisk
 from trio_raft import DiskFull, DiskHasRoom, DiskRecovered, DiskStalled, LeadershipLost, NoLeader
 from trio_raft._environment import Lane
 from trio_raft._messages import AppendEntriesReply, Message, RequestVote
@@ -34,8 +37,8 @@ async def test_slow_disks_cause_no_election(autojump_clock: object) -> None:
     """Syncs that take long, but less than ``disk_stall_timeout``, delay writes and nothing else (K1)."""
     async with running_cluster() as cluster:
         leader = await cluster.elected()
-        for id in cluster.ids:
-            cluster.lanes(id).latency = 0.9 * TIMEOUTS.disk_stall_timeout
+        for name in cluster.ids:
+            cluster.lanes(name).latency = 0.9 * TIMEOUTS.disk_stall_timeout
         for turn in range(5):
             await cluster.write_many(leader, [b"%d.%d" % (turn, n) for n in range(100)])
         await cluster.settle(5)
@@ -97,7 +100,7 @@ async def test_applies_only_what_is_durable_here(autojump_clock: object) -> None
         ticket = leader.submit_nowait(b"a")
         await cluster.settle(1.0)
         assert (leader.commit_index, leader.last_applied) == (ticket.index, ticket.index - 1)
-        assert [cluster.commands(id) for id in cluster.others(leader)] == [[b"a"], [b"a"]]
+        assert [cluster.commands(name) for name in cluster.others(leader)] == [[b"a"], [b"a"]]
         assert not ticket.settled
         cluster.lanes(leader.node_id).resume()
         assert await ticket.wait() == 1
@@ -125,8 +128,8 @@ async def test_leader_counts_itself_only_when_durable(autojump_clock: object) ->
         leader = await cluster.elected()
         await cluster.settle(1)
         stalled, other = cluster.others(leader)
-        for id in (leader.node_id, stalled):
-            cluster.lanes(id).stall(Lane.JOURNAL)
+        for name in (leader.node_id, stalled):
+            cluster.lanes(name).stall(Lane.JOURNAL)
         ticket = leader.submit_nowait(b"a")
         await cluster.settle(1)
         assert leader.statistics().peers[trio_raft.ServerId(other)].match_index == ticket.index
@@ -147,13 +150,13 @@ async def test_stalled_follower_acknowledges_nothing(autojump_clock: object) -> 
                 answers.append(message) if isinstance(message, AppendEntriesReply) else None
             )
         )
-        for id in cluster.others(leader):
-            cluster.lanes(id).stall()
+        for name in cluster.others(leader):
+            cluster.lanes(name).stall()
         assert await outcome_of(leader, b"a", within=4) == "nothing"
         assert answers == []
         assert leader.role == "leader"
-        for id in cluster.others(leader):
-            cluster.lanes(id).resume()
+        for name in cluster.others(leader):
+            cluster.lanes(name).resume()
         await cluster.converged()
         assert cluster.commands(leader.node_id) == [b"a"]
 
@@ -191,12 +194,16 @@ async def test_calls_on_a_stalled_disk(autojump_clock: object, role: str) -> Non
         cluster.lanes(node.node_id).stall()
         await leader.submit(b"a")
         await cluster.settle(0.1)
-        for call in (node.read_index, node.verify_leader, node.barrier, lambda: node.read(len), lambda: node.propose(b"b")):
-            with trio.fail_after(20):
-                try:
-                    await call()  # type: ignore[no-untyped-call]
-                except (trio_raft.NotLeader, trio_raft.NoLeader, LeadershipLost):
-                    pass
+        calls: list[Callable[[], Awaitable[object]]] = [
+            node.read_index,
+            node.verify_leader,
+            node.barrier,
+            lambda: node.read(lambda machine: machine.commands),
+            lambda: node.propose(b"b"),
+        ]
+        for call in calls:
+            with trio.fail_after(20), suppress(trio_raft.NotLeader, trio_raft.NoLeader, LeadershipLost):
+                await call()
 
 
 # ---------------------------------------------------------------------------------------------- crashes
@@ -207,8 +214,8 @@ async def test_crash_between_queue_and_sync(autojump_clock: object) -> None:
     for seed in range(20):
         async with running_cluster(seed=seed) as cluster:
             leader = await cluster.elected()
-            for id in cluster.ids:
-                cluster.lanes(id).latency = cluster.random.uniform(0.0005, 0.01)
+            for name in cluster.ids:
+                cluster.lanes(name).latency = cluster.random.uniform(0.0005, 0.01)
             with trio.move_on_after(cluster.random.uniform(0, 0.02)):
                 async with trio.open_nursery() as nursery:
                     for n in range(40):
@@ -226,8 +233,8 @@ async def test_crash_of_all_between_queue_and_sync(autojump_clock: object) -> No
         async with running_cluster(seed=seed) as cluster:
             for turn in range(3):
                 leader = await cluster.elected()
-                for id in cluster.ids:
-                    cluster.lanes(id).latency = cluster.random.uniform(0.0005, 0.01)
+                for name in cluster.ids:
+                    cluster.lanes(name).latency = cluster.random.uniform(0.0005, 0.01)
                 with trio.move_on_after(cluster.random.uniform(0, 0.03)):
                     await cluster.write_many(leader, [b"%d.%d" % (turn, n) for n in range(40)])
                 await cluster.crash(*cluster.ids)
@@ -240,8 +247,8 @@ async def test_entry_in_a_stalled_write_is_lost_by_a_crash(autojump_clock: objec
     async with running_cluster() as cluster:
         leader = await cluster.elected()
         await cluster.write(leader, b"kept")
-        for id in cluster.ids:
-            cluster.lanes(id).stall()
+        for name in cluster.ids:
+            cluster.lanes(name).stall()
         tickets = [leader.submit_nowait(b"%d" % n) for n in range(10)]
         await cluster.settle(0.1)
         assert leader.statistics().durable_index < tickets[0].index
@@ -257,40 +264,39 @@ async def test_entry_in_a_stalled_write_is_lost_by_a_crash(autojump_clock: objec
 # ---------------------------------------------------------------------------------------------- failing
 
 
-def fail_writes(cluster: Cluster, id: str) -> None:
-    """Every write from now on fails."""
-
-    def execute(plan: object) -> None:
-        raise OSError(5, "Input/output error", "log")
-
-    cluster.servers[id].store.execute = execute  # type: ignore[method-assign]
+def failing_disks() -> dict[str, FailingDisk]:
+    """For a cluster of three."""
+    return {f"n{number}": FailingDisk() for number in (1, 2, 3)}
 
 
 async def test_failed_write_of_the_leader(autojump_clock: object) -> None:
     """A leader whose write fails acknowledges nothing more, ends with StorageError, and another leads (S2, R5, R13)."""
     for seed in range(5):
-        async with running_cluster(seed=seed) as cluster:
+        disks = failing_disks()
+        async with running_cluster(seed=seed, stores=disks) as cluster:
             old = await cluster.elected()
+            name, server = old.node_id, cluster.servers[old.node_id]
             await cluster.write(old, b"a")
-            fail_writes(cluster, old.node_id)
-            cluster.expected_failures.append(old.node_id)
+            disks[name].writes_fail = True
+            cluster.expected_failures.append(name)
             assert await outcome_of(old, b"b", within=1) == "LeadershipLost"
-            await cluster.servers[old.node_id].ended.wait()
-            assert isinstance(cluster.servers[old.node_id].failure, trio_raft.StorageError)
-            assert len(cluster.seen(old.node_id, trio_raft.NodeStopped)) == 1
+            await server.ended.wait()
+            assert isinstance(server.failure, trio_raft.StorageError)
+            assert len(cluster.seen(name, trio_raft.NodeStopped)) == 1
             new = await cluster.elected()
             await cluster.write(new, b"c")
-            del cluster.servers[old.node_id].store.execute  # type: ignore[method-assign]
-            await cluster.start(old.node_id)
+            disks[name].writes_fail = False
+            await cluster.start(name)
             await cluster.converged()
 
 
 async def test_failed_write_of_a_follower(autojump_clock: object) -> None:
     """A follower whose write fails ends, having acknowledged nothing of it, and the others go on (S2)."""
-    async with running_cluster() as cluster:
+    disks = failing_disks()
+    async with running_cluster(stores=disks) as cluster:
         leader = await cluster.elected()
         broken = cluster.others(leader)[0]
-        fail_writes(cluster, broken)
+        disks[broken].writes_fail = True
         cluster.expected_failures.append(broken)
         await cluster.write(leader, b"a")
         await cluster.servers[broken].ended.wait()
@@ -301,50 +307,42 @@ async def test_failed_write_of_a_follower(autojump_clock: object) -> None:
 
 async def test_failed_read_of_the_leader(autojump_clock: object) -> None:
     """A leader that cannot read its own log to bring a follower up to date ends with StorageError (R9, R13)."""
+    disks = failing_disks()
     limits = trio_raft.Limits(log_memory_bytes=1, event_buffer=100_000)
-    async with running_cluster(limits=limits) as cluster:
+    async with running_cluster(limits=limits, stores=disks) as cluster:
         leader = await cluster.elected()
-        behind = cluster.others(leader)[0]
+        name, behind = leader.node_id, cluster.others(leader)[0]
         await cluster.crash(behind)
         await cluster.write_many(leader, [b"%d" % n for n in range(50)])
         await cluster.settle(0.5)
-
-        def execute_read(plan: object) -> None:
-            raise OSError(5, "Input/output error", "log")
-
-        store = cluster.servers[leader.node_id].store
-        store.execute_read = execute_read  # type: ignore[method-assign, assignment]
-        cluster.expected_failures.append(leader.node_id)
+        disks[name].reads_fail = True
+        cluster.expected_failures.append(name)
         await cluster.start(behind)
         with trio.fail_after(10):
-            await cluster.servers[leader.node_id].ended.wait()
-        failure = cluster.servers[leader.node_id].failure
-        assert isinstance(failure, trio_raft.StorageError), failure
-        del store.execute_read  # type: ignore[method-assign]
+            await cluster.servers[name].ended.wait()
+        assert isinstance(cluster.servers[name].failure, trio_raft.StorageError)
+        disks[name].reads_fail = False
         await cluster.elected()
-        await cluster.start(leader.node_id)
+        await cluster.start(name)
         await cluster.converged()
 
 
 async def test_failed_read_of_the_applier(autojump_clock: object) -> None:
     """A node that cannot read its own log after a restart ends with StorageError, and skips nothing (R9, X4)."""
+    disks = failing_disks()
     limits = trio_raft.Limits(log_memory_bytes=1, event_buffer=100_000)
-    async with running_cluster(limits=limits) as cluster:
+    async with running_cluster(limits=limits, stores=disks) as cluster:
         leader = await cluster.elected()
         await cluster.write_many(leader, [b"%d" % n for n in range(50)])
         await cluster.settle(0.5)
         broken = cluster.others(leader)[0]
         await cluster.crash(broken)
-
-        def execute_read(plan: object) -> None:
-            raise OSError(5, "Input/output error", "log")
-
-        cluster.servers[broken].store.execute_read = execute_read  # type: ignore[method-assign, assignment]
+        disks[broken].reads_fail = True
         cluster.expected_failures.append(broken)
         await cluster.start(broken)
         with trio.fail_after(10):
             await cluster.servers[broken].ended.wait()
-        assert isinstance(cluster.servers[broken].failure, trio_raft.StorageError), cluster.servers[broken].failure
+        assert isinstance(cluster.servers[broken].failure, trio_raft.StorageError)
         assert cluster.commands(broken) == []
 
 
@@ -352,7 +350,7 @@ async def test_failed_read_of_the_applier(autojump_clock: object) -> None:
 
 
 async def test_full_disk_of_the_leader(autojump_clock: object) -> None:
-    """A leader whose disk is full refuses proposals, gives up its office, and is no candidate until there is room (S2)."""
+    """A leader whose disk is full gives up its office, and is no candidate until there is room (S2)."""
     disks = {f"n{number}": SmallDisk() for number in (1, 2, 3)}
     async with running_cluster(stores=disks) as cluster:
         old = await cluster.elected()

@@ -6,10 +6,12 @@ import attrs
 import pytest
 
 import trio_raft
-from tests.support.cluster import running_cluster
+from tests.support.cluster import Server, running_cluster
 from tests.support.stores import prepared_stores
 from trio_raft._environment import Environment
 from trio_raft._messages import Message, RequestVote, RequestVoteReply
+from trio_raft._storage.memory import MemoryPlan
+from trio_raft.abc import SaveVote
 from trio_raft.testing._environment import test_environment
 
 TIMEOUTS = trio_raft.Timeouts()
@@ -72,10 +74,10 @@ async def test_minority_keeps_its_term(autojump_clock: object) -> None:
     async with running_cluster(5) as cluster:
         leader = await cluster.elected()
         lost = cluster.others(leader)[:2]
-        cluster.partition(lost, [id for id in cluster.ids if id not in lost])
+        cluster.partition(lost, [name for name in cluster.ids if name not in lost])
         await cluster.settle(60)
-        assert [cluster.node(id).term for id in lost] == [leader.term, leader.term]
-        assert [cluster.node(id).role for id in lost] == ["candidate", "candidate"]
+        assert [cluster.node(name).term for name in lost] == [leader.term, leader.term]
+        assert [cluster.node(name).role for name in lost] == ["candidate", "candidate"]
 
 
 async def test_returning_follower_unseats_nobody(autojump_clock: object) -> None:
@@ -84,11 +86,11 @@ async def test_returning_follower_unseats_nobody(autojump_clock: object) -> None
         async with running_cluster(seed=seed) as cluster:
             leader = await cluster.elected()
             term, lost = leader.term, cluster.others(leader)[0]
-            cluster.partition([lost], [id for id in cluster.ids if id != lost])
+            cluster.partition([lost], [name for name in cluster.ids if name != lost])
             await cluster.settle(10 + seed / 7)
             await cluster.write(leader, b"meanwhile")
             assert (await cluster.converged()).term == term
-            assert [cluster.node(id).term for id in cluster.ids] == [term] * 3
+            assert [cluster.node(name).term for name in cluster.ids] == [term] * 3
 
 
 async def test_restarted_follower_unseats_nobody(autojump_clock: object) -> None:
@@ -151,7 +153,6 @@ async def test_long_log_and_late_term(autojump_clock: object) -> None:
 async def test_split_votes_end(autojump_clock: object) -> None:
     """Servers that draw the same timeouts split their votes, and the next draws part them (paper 5.2)."""
 
-
     for seed in range(10):
         stores = prepared_stores({f"n{number}": [1] for number in range(1, 5)})
         async with running_cluster(4, seed=seed, start=False, stores=stores) as cluster:
@@ -177,7 +178,7 @@ async def test_votes_wait_for_the_voters_disk(autojump_clock: object) -> None:
         assert cluster.leaders_by_term() == {}
         assert [answer for answer in asked if "grants" in answer] == []
         cluster.lanes("n2").resume()
-        await cluster.until(lambda: cluster.leaders_by_term())
+        await cluster.until(cluster.leaders_by_term)
         assert "n2 grants" in asked
 
 
@@ -204,7 +205,7 @@ async def test_voter_that_crashes_votes_once(autojump_clock: object) -> None:
         async with running_cluster(seed=seed) as cluster:
             voted: dict[tuple[str, int], set[str]] = {}
             for server in cluster.servers.values():
-                server.store.execute = _noting_votes(server.store, server.id, voted)  # type: ignore[method-assign]
+                note_durable_votes(server, voted)
             await cluster.until(lambda: any(node.role == "candidate" for node in cluster.running()))
             for _ in range(3):
                 victim = cluster.random.choice(cluster.ids)
@@ -224,7 +225,7 @@ class AlikeAtFirst(random.Random):
         return 0.25 if self.draws >= 0 else super().random()
 
 
-def alike_at_first(id: str, seed: int) -> Environment:
+def alike_at_first(name: str, seed: int) -> Environment:
     """An environment with such draws."""
     return attrs.evolve(test_environment(seed), random=AlikeAtFirst(seed))
 
@@ -237,13 +238,14 @@ def _note_votes(noted: list[str], sender: str, message: Message) -> None:
             noted.append(f"{sender} grants")
 
 
-def _noting_votes(store, id, voted):  # type: ignore[no-untyped-def]
-    execute = store.execute
+def note_durable_votes(server: Server, voted: dict[tuple[str, int], set[str]]) -> None:
+    """From now on, note for which candidates this server's store makes a vote durable, by server and term."""
+    execute = server.store.execute
 
-    def noting(plan):  # type: ignore[no-untyped-def]
+    def noting(plan: MemoryPlan) -> None:
         execute(plan)
         for item in plan.items:
-            if isinstance(item, trio_raft.abc.SaveVote) and item.voted_for is not None:
-                voted.setdefault((id, item.term), set()).add(item.voted_for)
+            if isinstance(item, SaveVote) and item.voted_for is not None:
+                voted.setdefault((server.name, item.term), set()).add(item.voted_for)
 
-    return noting
+    server.store.execute = noting  # type: ignore[method-assign]

@@ -29,9 +29,9 @@ async def test_figure_7(autojump_clock: object) -> None:
         await cluster.start("n4", "n5")
         await cluster.converged()
         assert leader.term == 8
-        for id in cluster.ids:
-            assert [data for _, data in cluster.stored(id)] == commands(FIGURE_7["n1"])
-            assert cluster.commands(id) == commands(FIGURE_7["n1"])
+        for name in cluster.ids:
+            assert [data for _, data in cluster.stored(name)] == commands(FIGURE_7["n1"])
+            assert cluster.commands(name) == commands(FIGURE_7["n1"])
 
 
 async def test_figure_7_round_trips(autojump_clock: object) -> None:
@@ -64,8 +64,8 @@ async def test_figure_7_any_leader(autojump_clock: object) -> None:
             leader = await cluster.elected()
             winners.add(leader.node_id)
             await cluster.converged()
-            for id in cluster.ids:
-                assert cluster.commands(id) == commands(FIGURE_7[leader.node_id])
+            for name in cluster.ids:
+                assert cluster.commands(name) == commands(FIGURE_7[leader.node_id])
     assert winners <= {"n1", "n2", "n4", "n5"}
     assert len(winners) > 1
 
@@ -90,7 +90,7 @@ async def _figure_8_c(cluster: Cluster) -> trio_raft.Node[bytes, int]:
     await cluster.until(lambda: [peer.match_index for peer in n1.statistics().peers.values()] == [2, 2, 0, 0])
     cluster.observers.remove(stop_after_index_2)
     assert (n1.role, n1.term, n1.statistics().last_index) == ("leader", 4, 3)
-    assert [len(cluster.servers[id].store._entries) for id in cluster.ids] == [3, 2, 2, 1, 2]
+    assert [len(cluster.servers[name].store._entries) for name in cluster.ids] == [3, 2, 2, 1, 2]
     return n1
 
 
@@ -104,8 +104,8 @@ async def test_figure_8_overwritten(autojump_clock: object) -> None:
         n1 = await _figure_8_c(cluster)
         assert n1.commit_index == 0
         # (d): n1 crashes, with what was on its way; n5 wins with its entry of term 3 and brings it to everybody.
-        for id in cluster.others(n1):
-            cluster.network.reset("n1", id)
+        for name in cluster.others(n1):
+            cluster.network.reset("n1", name)
         await cluster.crash("n1")
         cluster.network.heal()
         await cluster.crash("n2", "n3", "n4")
@@ -113,14 +113,14 @@ async def test_figure_8_overwritten(autojump_clock: object) -> None:
         assert (await cluster.elected()).node_id == "n5"
         await cluster.start("n1", "n3")
         await cluster.converged()
-        assert {tuple(cluster.commands(id)) for id in cluster.ids} == {tuple(commands([1, 3]))}
+        assert {tuple(cluster.commands(name)) for name in cluster.ids} == {tuple(commands([1, 3]))}
 
 
 async def test_figure_8_committed(autojump_clock: object) -> None:
     """With an entry of the leader's own term the older one is committed too, and n5 cannot win any more (R2)."""
     async with running_cluster(5, start=False, stores=_figure_8_cluster()) as cluster:
         n1 = await _figure_8_c(cluster)
-        # (e)
+        # Stage (e) of the figure.
         cluster.network.heal()
         await cluster.until(lambda: n1.commit_index == 3)
         await cluster.crash("n1")
@@ -130,4 +130,4 @@ async def test_figure_8_committed(autojump_clock: object) -> None:
         assert leader.node_id != "n5"
         await cluster.start("n1")
         await cluster.converged()
-        assert {tuple(cluster.commands(id)) for id in cluster.ids} == {tuple(commands([1, 2]))}
+        assert {tuple(cluster.commands(name)) for name in cluster.ids} == {tuple(commands([1, 2]))}

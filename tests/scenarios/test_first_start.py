@@ -15,13 +15,13 @@ from trio_raft._messages import AppendEntriesReply, Message, RequestVote
 async def test_any_order(autojump_clock: object, order: tuple[str, ...]) -> None:
     """Members may be started in any order, with pauses between (O1)."""
     async with running_cluster(start=False) as cluster:
-        for id in order:
-            await cluster.start(id)
+        for name in order:
+            await cluster.start(name)
             await cluster.settle(1.7)
         leader = await cluster.elected()
         await cluster.write(leader, b"a")
         await cluster.converged()
-        assert [cluster.seen(id, BootstrapDone) for id in cluster.ids] == [[BootstrapDone(("n1", "n2", "n3"))]] * 3  # type: ignore[arg-type]
+        assert [cluster.seen(name, BootstrapDone) for name in cluster.ids] == [[BootstrapDone(("n1", "n2", "n3"))]] * 3  # type: ignore[arg-type]
 
 
 async def test_late_member(autojump_clock: object) -> None:
@@ -34,12 +34,12 @@ async def test_late_member(autojump_clock: object) -> None:
         await cluster.start("n1", "n2")
         await cluster.settle(30)
         assert votes == []
-        for id in ("n1", "n2"):
-            assert cluster.seen(id, RoleChanged) == []
-            assert [event.missing for event in cluster.seen(id, BootstrapWaiting)][-1] == ("n3",)
-            assert cluster.node(id).statistics().bootstrap_missing == ("n3",)
+        for name in ("n1", "n2"):
+            assert cluster.seen(name, RoleChanged) == []
+            assert [event.missing for event in cluster.seen(name, BootstrapWaiting)][-1] == ("n3",)
+            assert cluster.node(name).statistics().bootstrap_missing == ("n3",)
             with pytest.raises(trio_raft.NoLeader, match="first start waits for n3") as caught:
-                await cluster.node(id).propose(b"too early")
+                await cluster.node(name).propose(b"too early")
             assert caught.value.waited == 2.0
         await cluster.start("n3")
         await cluster.write(await cluster.elected(), b"a")
@@ -63,7 +63,7 @@ async def test_unequal_lists(autojump_clock: object) -> None:
         await cluster.start("n3", members=["n1", "n2", "n3", "n4"])
         await cluster.settle(20)
         assert cluster.leaders_by_term() == {}
-        refusals = [event for id in ("n1", "n2", "n3") for event in cluster.seen(id, PeerRefused)]
+        refusals = [event for name in ("n1", "n2", "n3") for event in cluster.seen(name, PeerRefused)]
         assert {event.code for event in refusals} == {"members"}
         dialled = [event.reason for event in refusals if "was configured with n1" in event.reason]
         assert any("n1, n2, n3; n3 was configured with n1, n2, n3, n4" in reason for reason in dialled)
@@ -106,7 +106,7 @@ async def test_member_wiped_as_it_settles(autojump_clock: object) -> None:
     for seed in range(20):
         async with running_cluster(seed=seed) as cluster:
             await cluster.settle(0.0004 * seed)
-            settled_before = [id for id in cluster.ids if cluster.seen(id, BootstrapDone)]
+            settled_before = [name for name in cluster.ids if cluster.seen(name, BootstrapDone)]
             await cluster.crash("n2")
             cluster.servers["n2"].store = MemoryLogStore()
             await cluster.start("n2")
@@ -114,11 +114,11 @@ async def test_member_wiped_as_it_settles(autojump_clock: object) -> None:
             await cluster.settle(5)
             refused = bool(cluster.seen("n2", trio_raft.DirectoryReplaced))
             maps = {
-                id: dict(server.store._bootstrap.incarnations)
-                for id, server in cluster.servers.items()
+                name: dict(server.store._bootstrap.incarnations)
+                for name, server in cluster.servers.items()
                 if server.store._bootstrap is not None and server.store._bootstrap.done
             }
-            assert len({tuple(sorted(map.items())) for map in maps.values()}) == 1
+            assert len({tuple(sorted(settled.items())) for settled in maps.values()}) == 1
             assert refused == ("n2" not in maps)
             if settled_before:
                 assert refused
@@ -149,7 +149,7 @@ async def test_emptied_directory_afterwards(autojump_clock: object) -> None:
         await cluster.settle(10)
         assert leader.role != "leader"
         assert (leader.term, len(cluster.leaders_by_term())) == (term, 1)
-        assert [m for id, m in answers if id == victim and isinstance(m, AppendEntriesReply) and m.success] == []
+        assert [m for name, m in answers if name == victim and isinstance(m, AppendEntriesReply) and m.success] == []
         assert cluster.commands(victim) == []
         await cluster.start(other)
         await cluster.elected(leader.node_id, other)
@@ -168,7 +168,7 @@ async def test_emptied_directory_of_the_leader(autojump_clock: object) -> None:
             second = await cluster.elected(*others)
             await cluster.write(second, b"by two")
             assert cluster.seen(old, trio_raft.DirectoryReplaced)
-            assert {event.code for id in others for event in cluster.seen(id, PeerRefused)} == {"incarnation"}
+            assert {event.code for name in others for event in cluster.seen(name, PeerRefused)} == {"incarnation"}
 
 
 async def test_restart_needs_nobody(autojump_clock: object) -> None:

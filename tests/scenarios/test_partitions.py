@@ -1,6 +1,8 @@
 """Cut networks: deposed leaders, one-way cuts, half-open links, and what reads may show meanwhile."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
 
 import pytest
 import trio
@@ -42,7 +44,7 @@ async def test_deposed_leaders_proposals(autojump_clock: object) -> None:
             await cluster.write_many(new, [b"kept %d" % n for n in range(60)])
             assert (await cluster.converged()).node_id == new.node_id
             assert sorted(cluster.commands(old.node_id)) == sorted(cluster.acknowledged)
-            assert len({tuple(cluster.stored(id)) for id in cluster.ids}) == 1
+            assert len({tuple(cluster.stored(name)) for name in cluster.ids}) == 1
 
 
 async def test_deposed_leader_learns_of_its_successor(autojump_clock: object) -> None:
@@ -69,7 +71,7 @@ async def test_reads_of_a_deposed_leader(autojump_clock: object) -> None:
             others = isolate(cluster, old)
             answered: list[object] = []
             async with trio.open_nursery() as nursery:
-                for call in (old.read_index, old.verify_leader, old.barrier, lambda: old.read(len_of)):
+                for call in (old.read_index, old.verify_leader, old.barrier, partial(old.read, len_of)):
                     nursery.start_soon(note_answer, call, answered)
                 new = await cluster.elected(*others)
                 await cluster.write(new, b"after")
@@ -108,24 +110,24 @@ async def test_no_read_before_the_terms_first_commit(autojump_clock: object) -> 
         # The followers hold the entry, but do not learn that it is committed.
         await cluster.write(old, b"acknowledged")
         others = cluster.others(old)
-        assert [cluster.node(id).commit_index for id in others] == [1, 1]
+        assert [cluster.node(name).commit_index for name in others] == [1, 1]
         await cluster.crash(old.node_id)
 
         def stall(sender: str, receiver: str, message: Message) -> None:
             if isinstance(message, AppendEntries):
-                for id in others:
-                    cluster.lanes(id).stall()
+                for name in others:
+                    cluster.lanes(name).stall()
 
         cluster.observers.append(stall)
-        await cluster.until(lambda: any(cluster.node(id).role == "leader" for id in others))
+        await cluster.until(lambda: any(cluster.node(name).role == "leader" for name in others))
         (new,) = [node for node in cluster.running() if node.role == "leader"]
         assert new.commit_index == 1
         with trio.move_on_after(1.0) as scope:
             await new.read(len_of)
         assert scope.cancelled_caught
         cluster.observers.remove(stall)
-        for id in others:
-            cluster.lanes(id).resume()
+        for name in others:
+            cluster.lanes(name).resume()
         assert await new.read(lambda machine: machine.commands) == [b"acknowledged"]
 
 
@@ -152,8 +154,8 @@ async def test_leader_that_cannot_receive(autojump_clock: object) -> None:
         async with running_cluster(seed=seed) as cluster:
             old = await cluster.elected()
             others = cluster.others(old)
-            for id in others:
-                cluster.network.cut(id, old.node_id)
+            for name in others:
+                cluster.network.cut(name, old.node_id)
             await cluster.until(lambda: old.role != "leader", within=NOTICED)  # noqa: B023
             new = await cluster.elected(*others, within=6)
             await cluster.write(new, b"a")
@@ -166,8 +168,8 @@ async def test_leader_that_cannot_send(autojump_clock: object) -> None:
         async with running_cluster(seed=seed) as cluster:
             old = await cluster.elected()
             others = cluster.others(old)
-            for id in others:
-                cluster.network.cut(old.node_id, id)
+            for name in others:
+                cluster.network.cut(old.node_id, name)
             await cluster.until(lambda: old.role != "leader", within=NOTICED)  # noqa: B023
             await cluster.write(await cluster.elected(*others, within=6), b"a")
             await cluster.converged()
@@ -198,7 +200,7 @@ async def test_two_followers_apart(autojump_clock: object) -> None:
     """A follower that cannot reach the other one, but the leader, changes nothing (E8)."""
     async with running_cluster() as cluster:
         leader = await cluster.elected()
-        cluster.partition(*[[id] for id in cluster.others(leader)])
+        cluster.partition(*[[name] for name in cluster.others(leader)])
         await cluster.settle(20)
         await cluster.write(leader, b"a")
         assert len(cluster.leaders_by_term()) == 1
@@ -225,7 +227,7 @@ async def test_leader_with_half_open_followers(autojump_clock: object) -> None:
     async with running_cluster(5) as cluster:
         leader = await cluster.elected()
         lost = cluster.others(leader)[0]
-        isolated = [id for id in cluster.ids if id != lost]
+        isolated = [name for name in cluster.ids if name != lost]
         cluster.partition([lost], isolated)
         slowest = 0.0
         for turn in range(100):
@@ -283,12 +285,10 @@ def len_of(machine: trio_raft.StateMachine[bytes, int]) -> int:
     return len(machine.commands)  # type: ignore[attr-defined]
 
 
-async def note_answer(call: Callable[[], object], answered: list[object]) -> None:
+async def note_answer(call: Callable[[], Awaitable[object]], answered: list[object]) -> None:
     """Call, and note what is answered; refusals are fine."""
-    try:
-        answered.append(await call())  # type: ignore[misc]
-    except (NotLeader, NoLeader):
-        pass
+    with suppress(NotLeader, NoLeader):
+        answered.append(await call())
 
 
 async def keep_writing(cluster: Cluster, name: bytes) -> None:
@@ -334,4 +334,4 @@ async def cut_at_random(cluster: Cluster) -> None:
             case _:
                 cluster.network.heal()
                 alone = cluster.random.choice(cluster.ids)
-                cluster.partition([alone], [id for id in cluster.ids if id != alone])
+                cluster.partition([alone], [name for name in cluster.ids if name != alone])

@@ -1,6 +1,6 @@
 """A small cluster of whole nodes in one Trio run: memory stores, a memory network, virtual time.
 
-``running_cluster`` starts it and judges it at the end.  A *server* here is an id with its store, which outlives
+``running_cluster`` starts it and judges it at the end.  A *server* here is a name with its store, which outlives
 crashes; each time it is opened is a *life*, with a state machine of its own that remembers what it was given.
 
 What is checked, whatever a test does: at most one leader in a term, and each leads a term once; a term never falls
@@ -80,7 +80,7 @@ class Draws(random.Random):
 class Server:
     """One member across its lives."""
 
-    id: str
+    name: str
     store: MemoryLogStore
     lives: list[Journal] = attrs.field(factory=list)
     began: list[float] = attrs.field(factory=list)
@@ -110,7 +110,7 @@ class Cluster:
         self.network = MemoryNetwork()
         self.random = random.Random(seed)
         self.ids = list(ids)
-        self.servers = {id: Server(id, stores.get(id) or MemoryLogStore()) for id in self.ids}
+        self.servers = {name: Server(name, stores.get(name) or MemoryLogStore()) for name in self.ids}
         self.events: list[tuple[float, str, Event]] = []
         """(time, server, event), oldest first."""
         self.acknowledged: list[bytes] = []
@@ -130,10 +130,10 @@ class Cluster:
 
     # ------------------------------------------------------------------------------------ lives
 
-    def config(self, id: str, members: Iterable[str] | None = None) -> Config:
+    def config(self, name: str, members: Iterable[str] | None = None) -> Config:
         """The settings of one server."""
         return Config(
-            node_id=trio_raft.ServerId(id),
+            node_id=trio_raft.ServerId(name),
             cluster_id="scenario",
             members={trio_raft.ServerId(member): f"{member}:1" for member in members or self.ids},
             data_directory="/nowhere",
@@ -143,15 +143,15 @@ class Cluster:
 
     async def start(self, *ids: str, members: Iterable[str] | None = None) -> None:
         """Open these servers (all, if none is named), in this order."""
-        for id in ids or self.ids:
-            await self._nursery.start(self._live, self.servers[id], self.config(id, members), name=f"life[{id}]")
+        for name in ids or self.ids:
+            await self._nursery.start(self._live, self.servers[name], self.config(name, members), name=f"life[{name}]")
 
     async def _live(
         self, server: Server, config: Config, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         server.scope, server.ended, server.failure = trio.CancelScope(), trio.Event(), None
-        number = self.ids.index(server.id)
-        environment = self.environment(server.id, (self._seed * 8 + number) * 64 + len(server.lives))
+        number = self.ids.index(server.name)
+        environment = self.environment(server.name, (self._seed * 8 + number) * 64 + len(server.lives))
         machine = self.machine()
         server.lives.append(machine)
         server.began.append(trio.current_time())
@@ -161,14 +161,14 @@ class Cluster:
                     config,
                     machine,
                     log_store=server.store,
-                    transport=self.transport(server.id),
+                    transport=self.transport(server.name),
                     environment=environment,
                 ) as node:
                     lanes = environment.run_blocking
                     assert isinstance(lanes, VirtualLanes)
                     server.node, server.lanes = node, lanes
                     with node.events() as events:
-                        self._nursery.start_soon(self._record, server.id, events)
+                        self._nursery.start_soon(self._record, server.name, events)
                         task_status.started()
                         await node.wait_closed()
         except trio_raft.RaftError as error:
@@ -177,33 +177,33 @@ class Cluster:
             server.node = None
             server.ended.set()
 
-    async def _record(self, id: str, events: EventReceiver) -> None:
+    async def _record(self, name: str, events: EventReceiver) -> None:
         async for event in events:
-            self.events.append((trio.current_time(), id, event))
+            self.events.append((trio.current_time(), name, event))
         assert events.dropped == 0
 
     async def crash(self, *ids: str) -> None:
         """End these lives at once; the stores keep what was executed."""
-        for id in ids:
-            self.servers[id].scope.cancel()
-        for id in ids:
-            await self.servers[id].ended.wait()
+        for name in ids:
+            self.servers[name].scope.cancel()
+        for name in ids:
+            await self.servers[name].ended.wait()
 
     async def restart(self, *ids: str) -> None:
         """Crash those that run, then open them again."""
-        await self.crash(*[id for id in ids if self.servers[id].node is not None])
+        await self.crash(*[name for name in ids if self.servers[name].node is not None])
         await self.start(*ids)
 
-    def environment(self, id: str, seed: int) -> Environment:
+    def environment(self, name: str, seed: int) -> Environment:
         """Of one life; a test may replace this method."""
         environment = test_environment(seed)
         if self.favoured is None:
             return environment
-        return attrs.evolve(environment, random=Draws(seed, shortest=id == self.favoured))
+        return attrs.evolve(environment, random=Draws(seed, shortest=name == self.favoured))
 
-    def transport(self, id: str) -> Transport:
+    def transport(self, name: str) -> Transport:
         """Of one server; a test may replace this method."""
-        return WatchedTransport(self.network.transport(id), id, self._observe)
+        return WatchedTransport(self.network.transport(name), name, self._observe)
 
     def _observe(self, sender: str, receiver: str, message: Message) -> None:
         problem = self._broken_promise(self.servers[sender].store, message)
@@ -231,15 +231,15 @@ class Cluster:
 
     # ------------------------------------------------------------------------------------ looking
 
-    def node(self, id: str) -> Member:
+    def node(self, name: str) -> Member:
         """The running node of this server."""
-        node = self.servers[id].node
-        assert node is not None, f"{id} is down"
+        node = self.servers[name].node
+        assert node is not None, f"{name} is down"
         return node
 
-    def lanes(self, id: str) -> VirtualLanes:
+    def lanes(self, name: str) -> VirtualLanes:
         """This server's disk."""
-        lanes = self.servers[id].lanes
+        lanes = self.servers[name].lanes
         assert lanes is not None
         return lanes
 
@@ -249,22 +249,22 @@ class Cluster:
 
     def others(self, node: Member) -> list[str]:
         """The ids of all servers but this node's."""
-        return [id for id in self.ids if id != node.node_id]
+        return [name for name in self.ids if name != node.node_id]
 
-    def commands(self, id: str) -> list[bytes]:
+    def commands(self, name: str) -> list[bytes]:
         """What this server's present life has applied."""
-        return self.servers[id].lives[-1].commands
+        return self.servers[name].lives[-1].commands
 
-    def seen(self, id: str, kind: type[EventT]) -> list[EventT]:
+    def seen(self, name: str, kind: type[EventT]) -> list[EventT]:
         """This server's events of one kind so far."""
-        return [event for _, server, event in self.events if server == id and isinstance(event, kind)]
+        return [event for _, server, event in self.events if server == name and isinstance(event, kind)]
 
     def leaders_by_term(self) -> dict[int, list[str]]:
         """Term → who became its leader, once for each time."""
         found: dict[int, list[str]] = {}
-        for _, id, event in self.events:
+        for _, name, event in self.events:
             if isinstance(event, trio_raft.RoleChanged) and event.role == "leader":
-                found.setdefault(event.term, []).append(id)
+                found.setdefault(event.term, []).append(name)
         return found
 
     # ------------------------------------------------------------------------------------ waiting
@@ -272,7 +272,7 @@ class Cluster:
     async def until(self, condition: Callable[[], object], *, within: float = 60.0, step: float = 0.005) -> None:
         """Let virtual time pass, a step at a time, until the condition holds; TooSlowError after ``within`` seconds."""
         with trio.fail_after(within):
-            while not condition():
+            while not condition():  # noqa: ASYNC110  # any state at all, and virtual time
                 await trio.sleep(step)
 
     async def settle(self, seconds: float) -> None:
@@ -300,7 +300,7 @@ class Cluster:
         """Propose; once it is acknowledged, look whether a majority of the stores holds it."""
         ticket = await node.submit(command)
         result = await ticket.wait()
-        holders = [id for id in self.ids if self.holds(id, ticket.index, command)]
+        holders = [name for name in self.ids if self.holds(name, ticket.index, command)]
         assert 2 * len(holders) > len(self.ids), f"{command!r} was acknowledged, but only {holders} hold it"
         self.acknowledged.append(command)
         return result
@@ -311,14 +311,14 @@ class Cluster:
             for command in commands:
                 nursery.start_soon(self.write, node, command)
 
-    def holds(self, id: str, index: int, command: bytes) -> bool:
+    def holds(self, name: str, index: int, command: bytes) -> bool:
         """Does this server's store hold the command at the index?"""
-        entries = self.servers[id].store._entries
+        entries = self.servers[name].store._entries
         return len(entries) >= index and entries[index - 1].data == command
 
-    def stored(self, id: str) -> list[tuple[int, bytes]]:
+    def stored(self, name: str) -> list[tuple[int, bytes]]:
         """(term, data) of the commands in this server's store."""
-        entries = self.servers[id].store._entries
+        entries = self.servers[name].store._entries
         return [(entry.term, entry.data) for entry in entries if entry.kind is EntryKind.COMMAND]
 
     def partition(self, *groups: Iterable[str]) -> None:
@@ -334,8 +334,10 @@ class Cluster:
         self.network.heal()
         leader = await self.elected(within=within)
         await self.until(
-            lambda: len({node.last_applied for node in self.running()}) == 1
-            and leader.last_applied == leader._server.state.log.last_index,
+            lambda: (
+                len({node.last_applied for node in self.running()}) == 1
+                and leader.last_applied == leader._server.state.log.last_index
+            ),
             within=within,
         )
         for node in self.running():
@@ -351,18 +353,18 @@ class Cluster:
         for term, leaders in self.leaders_by_term().items():
             assert len(leaders) == 1, f"term {term} was led by {leaders}"
         terms: dict[tuple[str, int], int] = {}
-        for time, id, event in self.events:
+        for time, name, event in self.events:
             if isinstance(event, trio_raft.RoleChanged):
                 # A term that was only learnt, and promised nothing, may be forgotten in a crash.
-                life = id, sum(began <= time for began in self.servers[id].began)
-                assert event.term >= terms.get(life, 0), f"the term of {id} fell to {event.term}"
+                life = name, sum(began <= time for began in self.servers[name].began)
+                assert event.term >= terms.get(life, 0), f"the term of {name} fell to {event.term}"
                 terms[life] = event.term
         histories = [life.applied for server in self.servers.values() for life in server.lives]
         longest = max(histories, key=len, default=[])
         for history in histories:
             assert history == longest[: len(history)]
         for server in self.servers.values():
-            assert server.failure is None or server.id in self.expected_failures, server.failure
+            assert server.failure is None or server.name in self.expected_failures, server.failure
 
 
 @asynccontextmanager

@@ -1,11 +1,12 @@
 """Stores that a test prepares before any node opens them: logs from the paper's figures, old copies, full disks."""
 
+import errno
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from trio_raft import MemoryLogStore, StorageFull
 from trio_raft._messages import Incarnation, ServerId
-from trio_raft._records import EntryKind, LogIndex, Term, make_entry
+from trio_raft._records import Entry, EntryKind, LogIndex, Term, make_entry
 from trio_raft._storage.memory import MemoryPlan
 from trio_raft.abc import Append, JournalItem, SaveBootstrap, SaveVote, StoreIdentity
 
@@ -20,21 +21,21 @@ def prepared_stores(
 
     Entries of equal index and term are equal.  A server's current term is its last entry's unless given.
     """
-    incarnations = {ServerId(id): Incarnation(f"incarnation-{id}") for id in logs}
+    incarnations = {ServerId(name): Incarnation(f"incarnation-{name}") for name in logs}
     return {
-        id: _prepared_store(
-            ServerId(id),
+        name: _prepared_store(
+            ServerId(name),
             terms,
-            current_term=(current_terms or {}).get(id, terms[-1] if terms else 0),
-            vote=(votes or {}).get(id),
+            current_term=(current_terms or {}).get(name, terms[-1] if terms else 0),
+            vote=(votes or {}).get(name),
             incarnations=incarnations,
         )
-        for id, terms in logs.items()
+        for name, terms in logs.items()
     }
 
 
 def _prepared_store(
-    id: ServerId,
+    name: ServerId,
     terms: Sequence[int],
     *,
     current_term: int,
@@ -42,7 +43,7 @@ def _prepared_store(
     incarnations: Mapping[ServerId, Incarnation],
 ) -> MemoryLogStore:
     store = MemoryLogStore()
-    store.open(StoreIdentity("scenario", id, incarnations[id]), memory_bytes=0)
+    store.open(StoreIdentity("scenario", name, incarnations[name]), memory_bytes=0)
     items: list[JournalItem] = [SaveBootstrap(incarnations, done=True)]
     items.append(SaveVote(Term(current_term), ServerId(vote) if vote else None))
     entries = [
@@ -100,3 +101,21 @@ class SmallDisk(MemoryLogStore):
 
     def done_upkeep(self, upkeep: object) -> None:
         self._prepared += 1
+
+
+class FailingDisk(MemoryLogStore):
+    """A store on a disk that fails when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes_fail = self.reads_fail = False
+
+    def execute(self, plan: MemoryPlan) -> None:
+        if self.writes_fail:
+            raise OSError(errno.EIO, "Input/output error", "log")
+        super().execute(plan)
+
+    def execute_read(self, plan: tuple[Entry, ...]) -> list[Entry]:
+        if self.reads_fail:
+            raise OSError(errno.EIO, "Input/output error", "log")
+        return super().execute_read(plan)
