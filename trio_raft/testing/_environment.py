@@ -125,8 +125,12 @@ class SimulatedClock:
         return self.move_on_at(self.now() + seconds)
 
     def move_on_at(self, deadline: float) -> trio.CancelScope:
-        scope = trio.CancelScope()
-        self.set_deadline(scope, deadline)
+        if self.paused:
+            scope = trio.CancelScope()
+            self._held[scope] = deadline
+        else:
+            scope = trio.CancelScope(deadline=self._moment(deadline))
+            self._remember(scope)
         return scope
 
     def set_deadline(self, scope: trio.CancelScope, deadline: float) -> None:
@@ -134,9 +138,7 @@ class SimulatedClock:
             self._held[scope] = deadline
         else:
             scope.deadline = self._moment(deadline)
-            self._scopes.append(weakref.ref(scope))
-            if len(self._scopes) >= self._forget_at:
-                self._forget_at = max(SCOPES_REMEMBERED, 2 * len(self._live()))
+            self._remember(scope)
 
     def jump(self, seconds: float) -> None:
         """The clock is set ahead by that much: what is due by then rings now."""
@@ -177,6 +179,11 @@ class SimulatedClock:
         while self._offset + self._rate * moment < deadline:
             moment += max(math.ulp(deadline), math.ulp(moment))
         return moment
+
+    def _remember(self, scope: trio.CancelScope) -> None:
+        self._scopes.append(weakref.ref(scope))
+        if len(self._scopes) >= self._forget_at:
+            self._forget_at = max(SCOPES_REMEMBERED, 2 * len(self._live()))
 
     def _live(self) -> list[trio.CancelScope]:
         """The scopes that still exist, each once; all others are forgotten."""
