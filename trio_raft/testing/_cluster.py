@@ -13,6 +13,7 @@ from the seed; members are walked in the order of their names.
 Reading order: lives, faults, looking, waiting, judging; one member is in ``_member``.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import permutations
@@ -23,9 +24,8 @@ import trio
 from trio_raft._config import Config
 from trio_raft._environment import Clock
 from trio_raft._errors import LogCorrupt, StorageError, StorageFull
-from trio_raft._messages import ServerId
+from trio_raft._messages import Message, ServerId
 from trio_raft._node import Node
-from trio_raft._rules.state import Role
 from trio_raft._server import Server
 from trio_raft.abc import StateMachine
 from trio_raft.testing._client import Client
@@ -36,7 +36,9 @@ from trio_raft.testing._failures import NodeFailed, SimulationFailed, TooSlow
 from trio_raft.testing._history import History
 from trio_raft.testing._member import DIRECTORY, Life, Member, live
 from trio_raft.testing._network import MemoryNetwork
+from trio_raft.testing._picture import describe, running_servers, serving_leader
 from trio_raft.testing._settings import ClusterSettings
+from trio_raft.testing._watching import WatchedTransport, Watcher
 
 CommandT = TypeVar("CommandT")
 ResultT = TypeVar("ResultT")
@@ -66,7 +68,7 @@ class Cluster(Generic[CommandT, ResultT]):
         """All members, up or down."""
         self.clock: Clock = VirtualClock()
         """The run's own: virtual seconds, without any node's drift."""
-        self.network = MemoryNetwork(delay=settings.link.typical)
+        self.network = MemoryNetwork(latency=settings.link, generator=divide(settings.seed, "network"))
         """The links; inject faults there."""
         self.members: dict[str, Member[CommandT, ResultT]] = {
             node_id: Member(node_id, settings) for node_id in self.ids
@@ -79,6 +81,8 @@ class Cluster(Generic[CommandT, ResultT]):
         """What went wrong first; raised at the end."""
         self.observers: list[Callable[[str, Life[CommandT, ResultT], Server], None]] = []
         """Called with each server that is built, before anything of it runs."""
+        self.watchers: list[Watcher] = []
+        """Called with each message in the moment in which it is sent."""
         self.expected: dict[str, tuple[type[BaseException], ...]] = {}
         """Errors by which a member's node may end; see ``expect_failure``."""
         self.scope = self.clock.move_on_after(settings.time_limit)
@@ -113,9 +117,17 @@ class Cluster(Generic[CommandT, ResultT]):
             limits=self.settings.limits,
         )
         life = partial(live, observe=self._observe, failed=self._note_failed)
+        transport = WatchedTransport(self.network.transport(node_id), node_id, self._watch)
+        # The machine is on, and no process of it is stopped any more.
+        self.network.resume(node_id)
+        self.network.thaw(node_id)
         await self._nursery.start(
-            life, member, config, self._machine, self.network.transport(node_id), name=f"{node_id}, life {member.lives}"
+            life, member, config, self._machine, transport, name=f"{node_id}, life {member.lives}"
         )
+
+    def _watch(self, sender: str, receiver: str, message: Message) -> None:
+        for watcher in self.watchers:
+            watcher(sender, receiver, message)
 
     def _observe(self, life: Life[CommandT, ResultT], server: Server) -> None:
         life.server = server
@@ -134,14 +146,15 @@ class Cluster(Generic[CommandT, ResultT]):
         """End these members' processes as SIGKILL does: the machine goes on, and so every byte written stays."""
         for member in await self._end(ids):
             member.disk.kill_process()
+            # The machine is still there, and resets the connections of a process that is not.
+            self.network.thaw(member.id)
 
     async def _end(self, ids: Iterable[str]) -> list[Member[CommandT, ResultT]]:
         ending = [(member, member.life) for member in self._members(ids) if member.life is not None]
         for member, life in ending:
             # Disk and links first: what the node's tasks do and say while they are cancelled must not get out.
             member.lanes.freeze()
-            for other in self.ids:
-                self.network.reset(member.id, other)
+            self.network.freeze(member.id)
             life.doomed = True
             life.scope.cancel()
         with self.clock.move_on_after(START_SECONDS) as patience:
@@ -151,14 +164,27 @@ class Cluster(Generic[CommandT, ResultT]):
             raise self.too_slow(f"these members did not end within {START_SECONDS:g} s: {ids}")
         return [member for member, _ in ending]
 
-    async def restart(self, *ids: str, disk: Literal["same", "wiped"] = "same") -> None:
-        """Crash those of these members that run, then start all of them again; on an empty disk if so told."""
+    async def restart(self, *ids: str, disk: Literal["same", "wiped", "old copy"] = "same") -> None:
+        """Crash those of these members that run, then start all of them again.
+
+        On an empty disk or on the copy that ``copy_disk`` took last, if so told: then they may refuse to take part.
+        """
         await self.crash(*ids)
-        if disk == "wiped":
-            for member in self._members(ids):
+        for member in self._members(ids):
+            if disk == "wiped":
                 member.disk = SimDisk()
                 member.excuse = "its disk was wiped"
+            elif disk == "old copy":
+                if member.copy is None:
+                    raise ValueError(f"seed {self.seed}: no copy of the disk of {member.id}: call copy_disk before")
+                member.disk = member.copy.snapshot()
+                member.excuse = "its disk was exchanged for an old copy"
         await self.start(*ids)
+
+    def copy_disk(self, *ids: str) -> None:
+        """Keep a copy of what is durable now, for ``restart(disk="old copy")``."""
+        for member in self._members(ids):
+            member.copy = member.disk.snapshot()
 
     def expect_failure(self, node_id: str, *kinds: type[BaseException]) -> None:
         """From now on this member's node may end by such an error; any other still fails the run."""
@@ -170,10 +196,13 @@ class Cluster(Generic[CommandT, ResultT]):
 
     def explains(self, node_id: str, error: BaseException) -> bool:
         """Was something injected that makes this member's failure right?"""
+        member = self.members[node_id]
         if isinstance(error, self.expected.get(node_id, ())):
             return True
-        injected = bool(getattr(self.members[node_id].disk, "injected", None))
-        return injected and isinstance(error, StorageError | StorageFull | LogCorrupt)
+        if isinstance(error, LogCorrupt) and "bit flip" in member.disk.injected:
+            member.excuse = member.excuse or "a bit of its disk was flipped"
+            return True
+        return isinstance(error, StorageError | StorageFull) and member.disk_failed_lately()
 
     # ------------------------------------------------------------------------------------ faults
 
@@ -202,6 +231,7 @@ class Cluster(Generic[CommandT, ResultT]):
                 member.paused = True
                 member.clock.pause()
                 member.lanes.pause()
+                self.network.pause(member.id)
 
     def resume(self, *ids: str) -> None:
         """Let paused members go on: what ran out meanwhile rings now."""
@@ -210,6 +240,7 @@ class Cluster(Generic[CommandT, ResultT]):
                 member.paused = False
                 member.clock.resume()
                 member.lanes.resume()
+                self.network.resume(member.id)
                 member.changed.unpark_all()
 
     def repair(self) -> None:
@@ -219,6 +250,9 @@ class Cluster(Generic[CommandT, ResultT]):
         """
         self.resume()
         self.heal()
+        for source, target in permutations(self.ids, 2):
+            self.network.set_latency(source, target, self.settings.link)
+            self.network.set_bandwidth(source, target, math.inf)
         for member in self.members.values():
             member.disk.mend()
             member.disk.capacity = None
@@ -258,56 +292,20 @@ class Cluster(Generic[CommandT, ResultT]):
         return {node_id: member.failure for node_id, member in self.members.items() if member.failure is not None}
 
     def servers(self) -> list[Server]:
-        """The servers of all members that are up and have recovered."""
-        lives = [member.life for member in self.members.values()]
-        return [life.server for life in lives if life is not None and life.node is not None and life.server is not None]
+        """The servers of all members that are up and have recovered: a node from inside."""
+        return list(running_servers(self.members))
 
     def leader(self) -> Node[CommandT, ResultT] | None:
-        """The node that can serve now: it leads, a majority follows it in its term and hears and answers it.
+        """The node that can serve now: it leads, and a majority follows it in its term, hears it and is heard.
 
         A leader that was cut off does not count, though it may not know it yet.
         """
-        for server in self.servers():
-            node = self.nodes[server.node_id]
-            if node is not None and self._can_serve(server):
-                return node
-        return None
-
-    def _can_serve(self, leader: Server) -> bool:
-        state = leader.state
-        if state.role is not Role.LEADER or state.commit_index < leader.term_start_index:
-            return False
-        following = [server for server in self.servers() if self._follows(server, leader)]
-        return 2 * len(following) > len(self.ids)
-
-    def _follows(self, server: Server, leader: Server) -> bool:
-        node_id, leader_id = server.node_id, leader.node_id
-        return (
-            not self.members[node_id].paused
-            and (server.state.leader, server.state.current_term) == (leader_id, leader.state.current_term)
-            and not self.network.is_cut(leader_id, node_id)
-            and not self.network.is_cut(node_id, leader_id)
-        )
+        server = serving_leader(self.members, self.network)
+        return None if server is None else self.nodes[server.node_id]
 
     def describe(self) -> str:
         """How every member stands, one line each."""
-        return "\n".join(self._describe(member) for member in self.members.values())
-
-    def _describe(self, member: Member[CommandT, ResultT]) -> str:
-        server = member.life.server if member.life else None
-        if server is None:
-            return f"  {member.id}: down" + (f", since {member.failure}" if member.failure else "")
-        state, journal = server.state, server.journal
-        unheard = [other for other in self.ids if self.network.is_cut(other, member.id)]
-        return (
-            f"  {member.id}: {state.role.value} of term {state.current_term}, leader {state.leader}, "
-            f"log {state.log.last_index}, durable {journal.durable_index}, committed {state.commit_index}, "
-            f"applied {state.last_applied}"
-            + (", paused" if member.paused else "")
-            + ("" if server.ready else ", not ready")
-            + (f", hears nothing from {' '.join(unheard)}" if unheard else "")
-            + (f" ({member.excuse})" if member.excuse else "")
-        )
+        return describe(self.members, self.network)
 
     def _members(self, ids: Iterable[str]) -> list[Member[CommandT, ResultT]]:
         named = list(ids)

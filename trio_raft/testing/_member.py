@@ -70,6 +70,10 @@ class Member(Generic[CommandT, ResultT]):
     lives: int = 0
     failure: BaseException | None = None
     """What ended the last life, or kept it from starting, if it was neither a crash nor a kill."""
+    copy: SimDisk | None = None
+    """An old copy of its disk."""
+    errors_before: int = 0
+    """Errors of the disk that were injected before the present life."""
     excuse: str = ""
     """Why this member may refuse to take part: what was done to its disk."""
     paused: bool = False
@@ -83,6 +87,7 @@ class Member(Generic[CommandT, ResultT]):
         """Another clock and other lanes, for the next life: none of the last one's timers and calls reaches it."""
         settings = self.settings
         self.clock = SimulatedClock(rate=self.rate)
+        self.errors_before = self._disk_errors()
         draws = divide(settings.seed, "disk", self.id, self.lives)
         self.lanes = SimulatedLanes(self.disk, generator=draws, latency=settings.disk)
 
@@ -100,6 +105,13 @@ class Member(Generic[CommandT, ResultT]):
             longest_batch=limits.largest_journal_batch,
             files=disk or self.disk,
         )
+
+    def disk_failed_lately(self) -> bool:
+        """Was an error of the disk injected in the present life, or is the disk too small?"""
+        return self.disk.capacity is not None or self._disk_errors() > self.errors_before
+
+    def _disk_errors(self) -> int:
+        return sum(count for kind, count in self.disk.injected.items() if kind.endswith(" error"))
 
     async def awake(self, life: Life[Any, Any]) -> bool:
         """Wait while the member is paused.  Does that life still last?"""
