@@ -231,11 +231,10 @@ def alike_at_first(name: str, seed: int) -> Environment:
 
 
 def _note_votes(noted: list[str], sender: str, message: Message) -> None:
-    match message:
-        case RequestVote(pre_vote=False):
-            noted.append(f"{sender} asks")
-        case RequestVoteReply(pre_vote=False, granted=True):
-            noted.append(f"{sender} grants")
+    if isinstance(message, RequestVote) and not message.pre_vote:
+        noted.append(f"{sender} asks")
+    elif isinstance(message, RequestVoteReply) and not message.pre_vote and message.granted:
+        noted.append(f"{sender} grants")
 
 
 def note_durable_votes(server: Server, voted: dict[tuple[str, int], set[str]]) -> None:
