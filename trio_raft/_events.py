@@ -7,6 +7,7 @@ House rule: the text of an event is its log line; no other module writes to a lo
 """
 
 import logging
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -356,7 +357,12 @@ class EventHub:
     def publish(self, event: Event) -> None:
         """Log the event and hand it to every reader.  Never waits; a log handler that blocks is itself reported."""
         started = self._stopwatch()
-        logging.getLogger(event.logger).log(event.level, "%s: %s", self._node_id, event)
+        try:
+            logging.getLogger(event.logger).log(event.level, "%s: %s", self._node_id, event)
+        except Exception:
+            # A handler's own bug must not leave a step of the node half done; logging reports its failures like this.
+            if logging.raiseExceptions:
+                traceback.print_exc()
         blocked = self._stopwatch() - started
         for receiver in self._receivers:
             receiver._put(event)  # noqa: SLF001  # the two classes are one mechanism
