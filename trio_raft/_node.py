@@ -44,7 +44,10 @@ SUBMITS_BETWEEN_YIELDS = 64
 """``submit`` gives the loop its turn at least every so many calls."""
 
 
+# Protected, but for the block itself: Ctrl-C between two steps of the way out would leave the services running, and the
+# nursery waiting for them.  It is delivered where this waits.
 @asynccontextmanager
+@trio.lowlevel.enable_ki_protection
 async def open_node(
     config: Config,
     machine: StateMachine[CommandT, ResultT],

@@ -79,10 +79,12 @@ class Services:
                 interruption = error
         return interruption
 
+    @trio.lowlevel.enable_ki_protection
     async def run(self, body_scope: trio.CancelScope) -> None:
         """Run until ``aclose``, or until something fails: then the body is cancelled.
 
-        Never raises: what went wrong is in ``server.crash``.
+        Never raises: what went wrong is in ``server.crash``.  Protected, since Ctrl-C in the middle of the way out would
+        leave whoever waits for the end waiting for ever.
         """
         server = self._server
         failures: list[BaseException] = []

@@ -450,6 +450,44 @@ def test_ctrl_c_while_closing(body_fails: bool) -> None:
     assert took[1] - took[0] == pytest.approx(0.2, abs=0.01)
 
 
+@pytest.mark.parametrize("step", ["closing the store", "ending events", "entering the close"])
+def test_ctrl_c_between_two_steps_of_the_way_out(step: str) -> None:
+    """Ctrl-C in the middle of a step of the way out breaks off no step: the node ends, and nobody waits for ever (X2)."""
+    pressed: list[str] = []
+
+    def pressing(function: Callable[..., object]) -> Callable[..., object]:
+        def press(*arguments: object) -> object:
+            if not pressed:
+                pressed.append(step)
+                signal.raise_signal(signal.SIGINT)
+            return function(*arguments)
+
+        return press
+
+    house, ended = House(), list[trio.Event]()
+
+    async def main() -> None:
+        async with house.open() as node:
+            await node.wait_leader()
+            server = node._server
+            ended.append(node._services.ended)
+            if step == "closing the store":
+                house.store.close = pressing(house.store.close)  # type: ignore[method-assign, assignment]
+            elif step == "ending events":
+                server.events.close = pressing(server.events.close)  # type: ignore[method-assign, assignment]
+            else:
+                server.close = pressing(server.close)  # type: ignore[method-assign, assignment]
+        # Delivered at the latest here, where the program waits next.
+        await trio.sleep(1)
+        pressed.append("was lost")
+
+    with pytest.raises(KeyboardInterrupt):
+        trio.run(main, clock=MockClock(autojump_threshold=0))
+    assert pressed == [step]
+    assert ended[0].is_set()
+    assert house.store.closed
+
+
 async def test_events_end_with_the_node(house: House, autojump_clock: MockClock) -> None:
     """A reader of events sees the end of the node, whatever it was (X2)."""
     async with house.open() as node:
