@@ -4,7 +4,7 @@ from trio_raft.testing._client import Client
 from trio_raft.testing._cluster import Cluster
 from trio_raft.testing._determinism import DeterminismUnavailable, Latency, run
 from trio_raft.testing._failures import InvariantViolation, NodeFailed, SimulationFailed, TooSlow, Unanswered
-from trio_raft.testing._running import running_cluster
+from trio_raft.testing._running import StartCluster, running_cluster
 from trio_raft.testing._settings import SIMULATION_LIMITS, ClusterSettings
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Latency",
     "NodeFailed",
     "SimulationFailed",
+    "StartCluster",
     "TooSlow",
     "Unanswered",
     "run",

@@ -38,7 +38,7 @@ from trio_raft.testing._member import DIRECTORY, Life, Member, live
 from trio_raft.testing._network import MemoryNetwork
 from trio_raft.testing._picture import describe, running_servers, serving_leader
 from trio_raft.testing._settings import ClusterSettings
-from trio_raft.testing._watching import WatchedTransport, Watcher
+from trio_raft.testing._wire import WatchedTransport, Watcher
 
 CommandT = TypeVar("CommandT")
 ResultT = TypeVar("ResultT")

@@ -13,7 +13,7 @@ of the machine is read where something is decided.
 
 import math
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar, TypeVarTuple
 
 import attrs
@@ -41,18 +41,25 @@ class DeterminismUnavailable(RuntimeError):
         )
 
 
-def run(async_function: Callable[[*Ts], Awaitable[T]], *args: *Ts, seed: int | str) -> T:
+def run(
+    async_function: Callable[[*Ts], Awaitable[T]],
+    *args: *Ts,
+    seed: int | str,
+    clock: trio.abc.Clock | None = None,
+    instruments: Sequence[trio.abc.Instrument] = (),
+) -> T:
     """``trio.run`` on virtual time, in an order that ``seed`` decides; returns what the function returns.
 
-    Time jumps whenever every task waits.  Raises DeterminismUnavailable before anything has run, and otherwise what
-    the function raises.
+    Time jumps whenever every task waits, unless a ``clock`` of your own says otherwise.  Raises DeterminismUnavailable
+    before anything has run, and otherwise what the function raises.
     """
     generator = _generator()
+    clock = clock or trio.testing.MockClock(autojump_threshold=0)
     state, switch = generator.getstate(), getattr(scheduler, _SWITCH)
     generator.seed(f"scheduler/{seed}")
     setattr(scheduler, _SWITCH, True)
     try:
-        return trio.run(async_function, *args, clock=trio.testing.MockClock(autojump_threshold=0))
+        return trio.run(async_function, *args, clock=clock, instruments=instruments)
     finally:
         setattr(scheduler, _SWITCH, switch)
         generator.setstate(state)

@@ -5,8 +5,8 @@ swallowed its cancellation or raised something of its own.
 """
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import TypeVar
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Protocol, TypeVar
 
 import attrs
 import trio
@@ -19,6 +19,20 @@ from trio_raft.testing._settings import ClusterSettings
 
 CommandT = TypeVar("CommandT")
 ResultT = TypeVar("ResultT")
+
+
+class StartCluster(Protocol):
+    """What the pytest fixture ``raft_cluster`` is: ``running_cluster`` with the test's seed."""
+
+    def __call__(
+        self,
+        machine: Callable[[], StateMachine[CommandT, ResultT]],
+        settings: ClusterSettings | None = None,
+        *,
+        size: int | None = None,
+    ) -> AbstractAsyncContextManager[Cluster[CommandT, ResultT]]:
+        """A cluster for the length of a block."""
+        ...
 
 
 @asynccontextmanager
