@@ -89,9 +89,7 @@ class Crew:
 
     def said(self, child: str, *words: str, since: int = 0) -> list[list[str]]:
         """The lines of one child that begin with these words."""
-        return [
-            line for who, line in self.lines[since:] if who == child and line[: len(words)] == list(words)
-        ]
+        return [line for who, line in self.lines[since:] if who == child and line[: len(words)] == list(words)]
 
     def acknowledged(self) -> list[str]:
         """The commands of all acknowledged writes."""

@@ -4,8 +4,8 @@
 
 runs the nodes of IDS (``n2``, or ``n1,n2,n3``) out of as many as there are PORTS. Each line of its output is a fact:
 ``ready``, ``role ID ROLE TERM``, ``lost PEER``, ``resumed PEER``, ``ack COMMAND``, ``applied ID COUNT``; ``wrote
-BATCHES`` once N writes are done; ``interrupted`` when Ctrl-C ended it. It ends with its standard input, so that it never
-outlives the test.
+BATCHES`` once N writes are done; ``interrupted`` when Ctrl-C ended it. It ends with its standard input, so that it
+never outlives the test.
 """
 
 import itertools
@@ -53,7 +53,7 @@ def make_config(node_id: str, ports: list[int], directory: Path) -> Config:
 
 
 def say(*words: object) -> None:
-    print(*words, flush=True)
+    print(*words, flush=True)  # noqa: T201  # a program of its own
 
 
 async def report(node: Node[bytes, int]) -> None:

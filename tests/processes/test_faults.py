@@ -42,7 +42,9 @@ async def test_kill_loop(tmp_path: Path, request: pytest.FixtureRequest) -> None
 
 
 async def test_ctrl_c_under_load(tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    """Ctrl-C at any moment of three nodes under load ends the program in order; the logs open again and agree (X2, S1)."""
+    """Ctrl-C at any moment of three nodes under load ends the program in order; the logs open again and agree
+    (X2, S1).
+    """
     chance = random.Random(request.config.option.schedule_seed)
     everybody = "n1,n2,n3"
     async with crew(tmp_path) as found:
@@ -119,7 +121,9 @@ async def syncs_of(directory: Path, writes: int) -> tuple[int, int]:
 
 
 async def test_one_sync_per_batch(tmp_path: Path) -> None:
-    """Each batch of the journal costs exactly one sync; making the file cost the rest, however many batches follow (S1)."""
+    """Each batch of the journal costs exactly one sync; making the file cost the rest, however many batches follow
+    (S1).
+    """
     reason = why_no_strace()
     if reason:
         pytest.skip(reason)

@@ -27,10 +27,9 @@ class Cut:
 
     async def run(self, awaitable: Awaitable[T]) -> T | None:
         """The coroutine's value, or None if it was cancelled."""
-        value: T | None = None
         with trio.CancelScope() as scope:
-            value = await self._stepped(awaitable, scope)
-        return value
+            return await self._stepped(awaitable, scope)
+        return None
 
     @types.coroutine
     def _stepped(self, awaitable: Awaitable[T], scope: trio.CancelScope) -> Generator[Any, Any, T]:
@@ -50,7 +49,7 @@ class Cut:
             try:
                 argument, send = (yield trap), inner.send
             except BaseException as error:
-                argument, send = error, inner.throw  # type: ignore[assignment]
+                argument, send = error, inner.throw
 
 
 def every_cut() -> Iterator[Cut]:

@@ -1,5 +1,6 @@
 """What a node must not leave behind: tasks, connections, listeners, file descriptors."""
 
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -27,10 +28,9 @@ def descriptors_now() -> dict[int, str]:
     """This process's open files, by number."""
     found = {}
     for name in os.listdir("/proc/self/fd"):
-        try:
+        # The listing itself had a descriptor, which is gone.
+        with contextlib.suppress(OSError):
             found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
-        except OSError:
-            pass  # the descriptor of the listing itself
     return found
 
 

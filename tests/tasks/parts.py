@@ -3,10 +3,11 @@
 House rule: the parts are the real ones wherever they can be; only disk, network and time are stood in for.
 """
 
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import attrs
+import pytest
 import trio
 
 from trio_raft._codec import Frame
@@ -23,11 +24,11 @@ from trio_raft._messages import (
     Purpose,
     ServerId,
 )
-from trio_raft._startup import recover
 from trio_raft._peers import PeerService
 from trio_raft._records import Entry, EntryKind, LogIndex, Term, make_entry
 from trio_raft._rules.state import Role
 from trio_raft._server import Server
+from trio_raft._startup import recover
 from trio_raft._storage.memory import MemoryLogStore, MemoryPlan
 from trio_raft._transport import Channel, ChannelBroken, accept, dial
 from trio_raft.abc import Append, JournalItem, LogStore, Recovered, SaveBootstrap, SaveVote, StoreIdentity
@@ -251,9 +252,7 @@ async def listen_for(server: Server, nursery: trio.Nursery) -> None:
     nursery.start_soon(trio.serve_listeners, PeerService(server).serve, list(listeners))
 
 
-async def connect(
-    network: MemoryNetwork, server: Server, purpose: Purpose, *, sender: ServerId = N2
-) -> Channel:
+async def connect(network: MemoryNetwork, server: Server, purpose: Purpose, *, sender: ServerId = N2) -> Channel:
     """Dial a server as one of its peers."""
     config = make_config(sender, members=tuple(server.config.members), limits=server.config.limits)
     return await dial(
@@ -294,9 +293,7 @@ class ScriptedPeer:
 
     async def _serve(self, stream: trio.abc.Stream) -> None:
         environment, timeouts = test_environment(98), self.config.timeouts
-        channel = await accept(
-            stream, handshake_of(self.config), environment=environment, timeouts=timeouts
-        )
+        channel = await accept(stream, handshake_of(self.config), environment=environment, timeouts=timeouts)
         self.dials.append((trio.current_time(), channel.purpose))
         if channel.purpose is Purpose.CONTROL and self.answers_heartbeats:
             await self._answer_heartbeats(channel)
@@ -326,9 +323,7 @@ async def receive_append(channel: Channel) -> tuple[int, AppendEntries]:
 async def accept_append(channel: Channel, request_id: int, request: AppendEntries) -> None:
     """Answer that everything it brought is there."""
     last = LogIndex(request.prev_log_index + len(request.entries))
-    await channel.send(
-        AppendEntriesReply(term=request.term, success=True, match_index=last), request_id=request_id
-    )
+    await channel.send(AppendEntriesReply(term=request.term, success=True, match_index=last), request_id=request_id)
 
 
 async def follow_script(channel: Channel) -> None:
@@ -338,6 +333,18 @@ async def follow_script(channel: Channel) -> None:
             await accept_append(channel, *await receive_append(channel))
     except ChannelBroken:
         pass
+
+
+def about(seconds: float) -> Any:
+    """Compares equal to this duration but for rounding, wherever a float is expected."""
+    return pytest.approx(seconds)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let time pass, a millisecond at a time, until the condition holds."""
+    with trio.fail_after(1000):
+        while not condition():  # noqa: ASYNC110  # nobody would set an event
+            await trio.sleep(0.001)
 
 
 async def settle(turns: int = 20) -> None:

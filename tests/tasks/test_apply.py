@@ -6,6 +6,7 @@ from trio.testing import MockClock
 
 from tests.tasks.parts import (
     N1,
+    about,
     command,
     lead_term,
     make_config,
@@ -13,6 +14,7 @@ from tests.tasks.parts import (
     record,
     settle,
     store_of,
+    until,
 )
 from trio_raft._apply import TURN_SECONDS, Applier, command_type
 from trio_raft._config import Limits
@@ -53,14 +55,10 @@ class Scene:
         self.applier._stopwatch = lambda: self.machine.now
 
     async def applied(self, index: int) -> None:
-        with trio.fail_after(1000):
-            while self.server.state.last_applied < index:
-                await trio.sleep(0.001)
+        await until(lambda: self.server.state.last_applied >= index)
 
 
-async def play(
-    nursery: trio.Nursery, *, entries: int = 0, limits: Limits | None = None, applies: bool = True
-) -> Scene:
+async def play(nursery: trio.Nursery, *, entries: int = 0, limits: Limits | None = None, applies: bool = True) -> Scene:
     """Entry 1 … ``entries`` were there before; the next one is the leader's no-op."""
     config = make_config(members=(N1,), limits=limits)
     server = await make_server(terms=[1] * entries, term=1, config=config)
@@ -210,7 +208,7 @@ async def test_run_one_slow_command_is_named(autojump_clock: MockClock, nursery:
     await scene.server.submit_nowait(b"quick").wait()
     scene.machine.takes = 0.2
     await scene.server.submit_nowait(b"slow").wait()
-    assert recorder.of(LoopBlocked) == [LoopBlocked("apply of entry 3", pytest.approx(0.2))]
+    assert recorder.of(LoopBlocked) == [LoopBlocked("apply of entry 3", about(0.2))]
 
 
 async def test_run_reads_old_entries_back(autojump_clock: MockClock, nursery: trio.Nursery) -> None:

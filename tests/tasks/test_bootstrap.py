@@ -49,10 +49,11 @@ async def test_settle_with_a_peer(autojump_clock: MockClock, nursery: trio.Nurse
     assert frame.message == BootstrapStatement(both, False)
     assert trio.current_time() - learned >= 0.3
     assert store_of(server).inner._bootstrap == SaveBootstrap(both, done=False)
-    assert not server.ready
+    readiness = [server.ready]
     await channel.send(BootstrapReply(both, False), request_id=frame.request_id)
     await trio.sleep(1)
-    assert server.ready
+    readiness.append(server.ready)
+    assert readiness == [False, True]
     assert store_of(server).inner._bootstrap == SaveBootstrap(both, done=True)
     assert recorder.of(BootstrapDone) == [BootstrapDone(TWO)]
 

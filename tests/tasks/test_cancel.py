@@ -7,13 +7,14 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
+import trio.lowlevel
 from trio.testing import MockClock
 
 import trio_raft
 from tests.support.cluster import Cluster, Member, running_cluster
 from tests.tasks.cancelling import Cut, every_cut
 from tests.tasks.leftovers import nothing_left, tasks_now
-from tests.tasks.parts import N1, commands, make_config, make_server, store_of
+from tests.tasks.parts import N1, about, commands, make_config, make_server, store_of
 from tests.tasks.test_open_node import House, Machine
 from trio_raft._bootstrap import settle_first_configuration
 from trio_raft._config import Limits
@@ -42,7 +43,7 @@ async def test_every_cut_counts_suspensions() -> None:
     async def three_steps(steps: list[int]) -> str:
         for step in range(3):
             steps.append(step)
-            await trio.sleep(0)
+            await trio.lowlevel.checkpoint()
         return "done"
 
     values = []
@@ -77,7 +78,7 @@ async def test_every_cut_sees_cleanup_and_errors(autojump_clock: MockClock) -> N
 
 
 async def failing() -> None:
-    await trio.sleep(0)
+    await trio.lowlevel.checkpoint()
     raise ZeroDivisionError
 
 
@@ -85,7 +86,9 @@ async def failing() -> None:
 
 
 async def test_propose_cancelled_everywhere(autojump_clock: MockClock) -> None:
-    """A proposal cancelled before it was queued is guaranteed absent; after that it is applied once, or nowhere (X1)."""
+    """A proposal cancelled before it was queued is guaranteed absent; after that it is applied once, or nowhere
+    (X1).
+    """
     for cut in every_cut():
         async with running_cluster(3, seed=cut.number) as cluster:
             leader = await warm(cluster)
@@ -130,8 +133,8 @@ async def test_submit_cancelled_everywhere(autojump_clock: MockClock) -> None:
                 await leader.submit(b"cut %d" % number)
             assert scope.cancelled_caught
             assert leader.statistics().last_index == last_before
-            ticket = await leader.submit(b"s%d" % number)
-        await ticket.wait()
+            await leader.submit(b"s%d" % number)
+        await leader.barrier()
         await cluster.converged()
         assert not any(command.startswith(b"cut") for command in cluster.servers["n1"].lives[-1].commands)
 
@@ -144,15 +147,17 @@ async def test_propose_without_a_leader_cancelled_everywhere(autojump_clock: Moc
         survivor = cluster.node("n3")
         await survivor.wait_for(lambda node: node.leader is None)
         last_before = survivor.statistics().last_index
+        given_up: list[tuple[bool, float]] = []
         for cut in every_cut():
             try:
                 await cut.run(survivor.propose(b"cut"))
             except trio_raft.NoLeader as error:
-                assert not cut.was_made
-                assert error.waited <= 2 * 2 * trio_raft.Timeouts().election_timeout
+                given_up.append((cut.was_made, error.waited))
             if cut.number > 40:
                 break  # each change of role wakes it once more
         assert survivor.statistics().last_index == last_before
+        patience = 2 * trio_raft.Timeouts().election_timeout
+        assert given_up in ([], [(False, about(patience))])
         await cluster.start("n1", "n2")
         await cluster.converged()
         assert occurrences(cluster, b"cut") == [0, 0, 0]
@@ -264,7 +269,7 @@ async def test_journal_run_cancelled_everywhere(autojump_clock: MockClock) -> No
         async def feed(cut: Cut = cut) -> None:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(write, nursery)
-                await cut.run(journal.run())
+                await cut.run(journal.run())  # noqa: B023  # awaited before the next turn
                 nursery.cancel_scope.cancel()
 
         async def write(_: trio.Nursery) -> None:

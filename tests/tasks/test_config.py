@@ -222,7 +222,7 @@ def test_from_toml_wrong_type_at_the_top(tmp_path: Path, line: str, key: str) ->
 @pytest.mark.parametrize("name", ["members", "timeouts", "limits"])
 def test_from_toml_table_expected(tmp_path: Path, name: str) -> None:
     """What must be a table is refused as anything else."""
-    text = MINIMAL if name != "members" else MINIMAL.split("[members]")[0]
+    text = MINIMAL if name != "members" else MINIMAL.split("[members]", maxsplit=1)[0]
     with pytest.raises(ConfigurationError) as caught:
         in_file(tmp_path, f"{name} = 3\n{text}")
     assert caught.value.key == name
@@ -239,7 +239,7 @@ def test_from_toml_several_mistakes(tmp_path: Path) -> None:
 
 def test_from_toml_unreadable(tmp_path: Path) -> None:
     """A file that is missing or no TOML is named."""
-    with pytest.raises(ConfigurationError, match="nothing.toml"):
+    with pytest.raises(ConfigurationError, match=r"nothing\.toml"):
         Config.from_toml(tmp_path / "nothing.toml")
     with pytest.raises(ConfigurationError, match=r"node.toml is not valid TOML"):
         in_file(tmp_path, "node_id = ")

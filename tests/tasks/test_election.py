@@ -1,5 +1,6 @@
 """Waiting for a leader and gathering votes, against voters that follow a script."""
 
+import contextlib
 from collections.abc import Awaitable, Callable
 
 import trio
@@ -16,6 +17,7 @@ from tests.tasks.parts import (
     record,
     settle,
     store_of,
+    until,
 )
 from trio_raft._election import campaign, follow
 from trio_raft._environment import Lane
@@ -34,8 +36,8 @@ Answer = Callable[[Channel, int, RequestVote], Awaitable[None]]
 class Voter:
     """A peer that hands every RequestVote to its script, and remembers it."""
 
-    def __init__(self, id: ServerId, answer: Answer) -> None:  # noqa: A002
-        self.peer = ScriptedPeer(make_config(id), answers_heartbeats=False)
+    def __init__(self, voter: ServerId, answer: Answer) -> None:
+        self.peer = ScriptedPeer(make_config(voter), answers_heartbeats=False)
         self.asked: list[RequestVote] = []
         self._answer = answer
 
@@ -93,7 +95,7 @@ async def start(
     """Server n1 with two voters; None is one that is down."""
     network = MemoryNetwork()
     server = await make_server(terms=[1], term=1, network=network, latency=latency)
-    voters = [Voter(id, answer) for id, answer in ((N2, second), (N3, third)) if answer is not None]
+    voters = [Voter(voter, answer) for voter, answer in ((N2, second), (N3, third)) if answer is not None]
     for voter in voters:
         await voter.run(network, nursery)
     nursery.start_soon(server.journal.run)
@@ -112,16 +114,13 @@ async def test_follow_waits_as_long_as_a_leader_is_heard(autojump_clock: MockClo
         server.answer_heartbeat(Heartbeat(Term(1), N2, 0))
         assert server.state.role is Role.FOLLOWER
     silent_since = trio.current_time()
-    while server.state.role is Role.FOLLOWER:
-        await trio.sleep(0.01)
+    await until(lambda: server.state.role is not Role.FOLLOWER)
     patience = server.config.timeouts.heartbeat_timeout
     assert patience <= trio.current_time() - silent_since <= 2 * patience + 0.01
     assert server.state.current_term == 1
 
 
-async def test_follow_does_not_campaign_on_a_stalled_disk(
-    autojump_clock: MockClock, nursery: trio.Nursery
-) -> None:
+async def test_follow_does_not_campaign_on_a_stalled_disk(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     """While a write is overdue there is neither a pre-vote nor a candidacy; afterwards there is (E10)."""
     server, voters = await start(nursery, voting(True), voting(True))
     lanes(server.environment).stall(Lane.JOURNAL)
@@ -154,9 +153,7 @@ async def test_campaign_pre_votes_then_votes(autojump_clock: MockClock, nursery:
     ]
 
 
-async def test_campaign_no_term_without_a_pre_vote_quorum(
-    autojump_clock: MockClock, nursery: trio.Nursery
-) -> None:
+async def test_campaign_no_term_without_a_pre_vote_quorum(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     """A server that nobody would vote for asks again and again, and its term never rises (E8)."""
     server, voters = await start(nursery, voting(False), voting(False))
     nursery.start_soon(run_roles, server)
@@ -167,9 +164,7 @@ async def test_campaign_no_term_without_a_pre_vote_quorum(
     assert "n2 refused: no" in server.campaign_report
 
 
-async def test_campaign_report_names_who_cannot_be_reached(
-    autojump_clock: MockClock, nursery: trio.Nursery
-) -> None:
+async def test_campaign_report_names_who_cannot_be_reached(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     """The report says votes needed and got, and who could not be asked, with the reason (X3)."""
     server, _ = await start(nursery, None, None)
     nursery.start_soon(run_roles, server)
@@ -207,9 +202,7 @@ async def test_campaign_asks_only_with_a_durable_vote(autojump_clock: MockClock,
     assert scope.cancelled_caught
 
 
-async def test_campaign_nobody_is_asked_twice_for_a_vote(
-    autojump_clock: MockClock, nursery: trio.Nursery
-) -> None:
+async def test_campaign_nobody_is_asked_twice_for_a_vote(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     """A refused vote stays refused in its term: the next question is a pre-vote again (E4, E8)."""
     answers: dict[bool, Answer] = {True: voting(True), False: voting(False)}
 
@@ -271,16 +264,13 @@ async def test_campaign_late_reply_of_an_old_round(autojump_clock: MockClock, nu
 
     server, _ = await start(nursery, keep, None)
     nursery.start_soon(run_roles, server)
-    while not kept:
-        await trio.sleep(0.01)
+    await until(lambda: kept)
     server.answer_heartbeat(Heartbeat(Term(1), N3, 0))
     assert server.state.role is Role.FOLLOWER
     channel, request_id, request = kept[0]
-    try:
+    # The asker may have closed the connection of a round that is over: as good as not counting.
+    with contextlib.suppress(ChannelBroken):
         await voting(True)(channel, request_id, request)
-    except ChannelBroken:
-        # The asker has closed the connection of a round that is over: as good as not counting.
-        pass
     await settle()
     await trio.sleep(0.1)
     assert (server.state.role, server.state.current_term) == (Role.FOLLOWER, 1)
@@ -329,8 +319,7 @@ async def test_campaign_stops_when_the_disk_stalls(autojump_clock: MockClock, nu
     server, [voter] = await start(nursery, silent, None)
     nursery.start_soon(server.journal.watch)
     nursery.start_soon(run_roles, server)
-    while not voter.asked:
-        await trio.sleep(0.01)
+    await until(lambda: voter.asked)
     lanes(server.environment).stall(Lane.JOURNAL)
     server.journal.save_vote(Term(1), None)
     await trio.sleep(server.config.timeouts.disk_stall_timeout + 0.1)

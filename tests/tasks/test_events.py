@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.tasks.parts import N1, N2, N3, settle
+from tests.tasks.parts import N1, N2, N3, about, settle
 from trio_raft._events import (
     REMEMBERED_REFUSALS,
     BadInput,
@@ -161,7 +161,7 @@ def test_publish_reports_a_slow_log_handler(handler: SlowHandler) -> None:
         assert seen == [
             DiskHasRoom(),
             changes(1)[0],
-            LoopBlocked("a log handler of trio_raft.election", pytest.approx(0.3)),
+            LoopBlocked("a log handler of trio_raft.election", about(0.3)),
         ]
         with pytest.raises(trio.WouldBlock):
             events.receive_nowait()

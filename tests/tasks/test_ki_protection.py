@@ -164,7 +164,7 @@ def test_ctrl_c_in_a_transition() -> None:
             press_ctrl_c()
             return save_vote(term, None)
 
-        server.journal.save_vote = pressing  # type: ignore[method-assign, assignment]
+        server.journal.save_vote = pressing  # type: ignore[method-assign]
         server.transition(Term(5), Role.FOLLOWER, "the test says so")
         steps.append("step done")
         await settle()

@@ -4,7 +4,18 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.tasks.parts import N1, N2, N3, ScriptedPeer, follow_script, lead_term, make_config, make_server, settle
+from tests.tasks.parts import (
+    N1,
+    N2,
+    N3,
+    ScriptedPeer,
+    follow_script,
+    lead_term,
+    make_config,
+    make_server,
+    settle,
+    until,
+)
 from trio_raft._errors import NotLeader
 from trio_raft._leadership import (
     _quorum_append_contact,
@@ -29,11 +40,12 @@ async def start(
     network = MemoryNetwork()
     server = await make_server(terms=[1], term=TERM - 1, network=network)
     nursery.start_soon(server.journal.run)
-    peers = {id: ScriptedPeer(make_config(id)) for id in (N2, N3) if id in following or id in beating}
-    for id, peer in peers.items():
-        peer.answers_heartbeats = id in beating
+    peers = {follower: ScriptedPeer(make_config(follower)) for follower in (N2, N3)}
+    peers = {name: peer for name, peer in peers.items() if name in following or name in beating}
+    for name, peer in peers.items():
+        peer.answers_heartbeats = name in beating
         await peer.listen(network, nursery)
-        if id in following:
+        if name in following:
             nursery.start_soon(accept_all, peer, nursery)
     lead_term(server, TERM)
 
@@ -42,7 +54,7 @@ async def start(
             await lead(server)
 
     nursery.start_soon(role)
-    return server, dict(peers), network
+    return server, {str(name): peer for name, peer in peers.items()}, network
 
 
 async def accept_all(peer: ScriptedPeer, nursery: trio.Nursery) -> None:
@@ -54,8 +66,7 @@ async def stepped_down(server: Server, *, within: float) -> float:
     """Seconds until the server gave up leading."""
     began = trio.current_time()
     with trio.fail_after(within):
-        while server.state.role is Role.LEADER:
-            await trio.sleep(0.01)
+        await until(lambda: server.state.role is not Role.LEADER)
     return trio.current_time() - began
 
 
@@ -91,7 +102,9 @@ async def test_watch_contact_with_a_majority(autojump_clock: MockClock, nursery:
 
 
 async def test_watch_contact_cut_off(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
-    """A leader without a round trip with a majority for ``leader_lease_timeout`` steps down in its own term (E9, R11)."""
+    """A leader without a round trip with a majority for ``leader_lease_timeout`` steps down in its own term
+    (E9, R11).
+    """
     server, _, network = await start(nursery)
     await trio.sleep(10)
     for peer in (N2, N3):
@@ -165,9 +178,7 @@ async def test_read_index_after_the_no_op(autojump_clock: MockClock, nursery: tr
     assert trio.current_time() - began < 0.01
 
 
-async def test_confirm_needs_an_answer_sent_after_the_read(
-    autojump_clock: MockClock, nursery: trio.Nursery
-) -> None:
+async def test_confirm_needs_an_answer_sent_after_the_read(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     """A heartbeat that was on its way when the read arrived confirms nothing: a later one must be answered (Q4)."""
     server, peers, network = await start(nursery)
     await trio.sleep(1)

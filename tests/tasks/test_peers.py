@@ -49,7 +49,9 @@ WAY = 0.01
 """Ample time for a frame to arrive and be answered, in seconds."""
 
 
-async def serve(nursery: trio.Nursery, *, settled: bool = True, limits: Limits | None = None) -> tuple[MemoryNetwork, Server]:
+async def serve(
+    nursery: trio.Nursery, *, settled: bool = True, limits: Limits | None = None
+) -> tuple[MemoryNetwork, Server]:
     """A follower of term 1 that serves its peers, on a slow disk."""
     network = MemoryNetwork()
     config = make_config(limits=limits)
@@ -83,9 +85,7 @@ async def is_closed(channel: Channel) -> bool:
 # ------------------------------------------------------------------------------------------- replication
 
 
-async def test_replication_requests_in_flight_share_a_sync(
-    autojump_clock: MockClock, nursery: trio.Nursery
-) -> None:
+async def test_replication_requests_in_flight_share_a_sync(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     """While earlier replies wait for the disk the next requests are read and applied, and share its next write (W6)."""
     network, server = await serve(nursery)
     channel = await connect(network, server, Purpose.REPLICATION)

@@ -1,6 +1,7 @@
 """What a leader does for one follower, against a follower that follows a script."""
 
 import errno
+import itertools
 
 import pytest
 import trio
@@ -19,6 +20,7 @@ from tests.tasks.parts import (
     record,
     settle,
     store_of,
+    until,
 )
 from trio_raft._config import Limits
 from trio_raft._errors import StorageError
@@ -27,11 +29,13 @@ from trio_raft._messages import (
     AppendEntriesReply,
     Heartbeat,
     HeartbeatReply,
+    Message,
     Purpose,
     Rejection,
 )
 from trio_raft._records import LogIndex, Term
 from trio_raft._replication import replicate_to
+from trio_raft._rules import append_entries
 from trio_raft._rules.progress import Mode, Progress
 from trio_raft._rules.state import Role
 from trio_raft._server import Server
@@ -68,13 +72,6 @@ class Scene:
         await accept_append(channel, *await receive_append(channel))
         await until(lambda: self.progress.mode is Mode.PIPELINE)
         return channel
-
-
-async def until(condition: object) -> None:
-    assert callable(condition)
-    with trio.fail_after(100):
-        while not condition():
-            await trio.sleep(0.001)
 
 
 async def play(
@@ -158,7 +155,7 @@ async def test_probe_follower_that_lost_data(autojump_clock: MockClock, nursery:
     assert scene.progress.lost_data
     # It is asked again, but ever more slowly.
     times = [at for at, purpose in scene.peer.dials if purpose is Purpose.REPLICATION]
-    pauses = [later - earlier for earlier, later in zip(times[1:], times[2:], strict=False)]
+    pauses = [later - earlier for earlier, later in itertools.pairwise(times[1:])]
     assert pauses == sorted(pauses)
 
 
@@ -198,7 +195,7 @@ async def test_probe_unanswered_is_dialled_anew(autojump_clock: MockClock, nurse
 
 
 async def test_dial_backs_off(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
-    """A follower that is down is dialled after pauses that double up to their cap, and at once served when it is back."""
+    """A follower that is down is dialled after pauses that double up to their cap, and served again when it is back."""
     scene = await play(nursery, listens=False)
     await trio.sleep(20)
     failures = scene.server.followers[N2].failures
@@ -227,8 +224,8 @@ async def test_pipeline_window_in_requests(autojump_clock: MockClock, nursery: t
     await accept_append(channel, *requests[0])
     request_id, request = await receive_append(channel)
     assert (request.prev_log_index, len(request.entries)) == (4, 7)
-    for request_id, request in (*requests[1:], (request_id, request)):
-        await accept_append(channel, request_id, request)
+    for sent in (*requests[1:], (request_id, request)):
+        await accept_append(channel, *sent)
     await until(lambda: scene.progress.match_index == 11)
 
 
@@ -251,7 +248,7 @@ async def test_pipeline_batches_are_bounded_and_drain(autojump_clock: MockClock,
     for _ in range(95):
         scene.server.submit_nowait(b"x")
     began = trio.current_time()
-    sizes = []
+    sizes: list[int] = []
     while sum(sizes) < 95:
         request_id, request = await receive_append(channel)
         sizes.append(len(request.entries))
@@ -262,9 +259,7 @@ async def test_pipeline_batches_are_bounded_and_drain(autojump_clock: MockClock,
     await until(lambda: scene.server.state.commit_index == 96)
 
 
-async def test_pipeline_silent_when_there_is_nothing_to_tell(
-    autojump_clock: MockClock, nursery: trio.Nursery
-) -> None:
+async def test_pipeline_silent_when_there_is_nothing_to_tell(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     """When writes stop the follower is told the commit index once, and then nothing more (R12)."""
     scene = await play(nursery)
     channel = await scene.pipeline()
@@ -281,7 +276,7 @@ async def test_pipeline_silent_when_there_is_nothing_to_tell(
     assert scope.cancelled_caught
 
 
-DOUBTS = {
+DOUBTS: dict[str, Message] = {
     "a rejection": AppendEntriesReply(
         TERM, False, rejection=Rejection.LOG_MISMATCH, conflict_index=LogIndex(1), conflict_term=Term(0)
     ),
@@ -419,17 +414,15 @@ async def test_supervise_restarts_after_a_bug(
     """An unexpected error restarts that follower's replication with an event, and the heartbeats never fall silent
     (R13).
     """
-    from trio_raft import _replication
-
     failures = iter(range(3))
-    real = _replication.append_entries.make
+    real = append_entries.make
 
     def make(*arguments: object, **settings: object) -> object:
         if next(failures, None) is not None:
             raise LookupError("a bug")
         return real(*arguments, **settings)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(_replication.append_entries, "make", make)
+    monkeypatch.setattr(append_entries, "make", make)
     scene = await play(nursery)
     recorder = record(scene.server)
     for _ in range(3):
@@ -447,12 +440,11 @@ async def test_supervise_lets_a_broken_invariant_through(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A broken invariant of this node is not restarted: it ends the node (R13)."""
-    from trio_raft import _replication
 
     def make(*arguments: object, **settings: object) -> object:
         raise AssertionError("broken")
 
-    monkeypatch.setattr(_replication.append_entries, "make", make)
+    monkeypatch.setattr(append_entries, "make", make)
     with pytest.RaisesGroup(AssertionError, flatten_subgroups=True):
         async with trio.open_nursery() as nursery:
             network = MemoryNetwork()
@@ -489,16 +481,14 @@ async def test_heartbeats_go_out_every_drawn_interval(autojump_clock: MockClock,
     await trio.sleep(4)
     times = [at for at, _ in scene.peer.heartbeats]
     interval = scene.server.config.timeouts.heartbeat_interval
-    gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
     assert times[0] < 0.01
     assert all(interval <= gap <= 2 * interval + 0.01 for gap in gaps)
     assert len(set(gaps)) > 10
     assert {(beat.term, beat.leader, beat.round) for _, beat in scene.peer.heartbeats} == {(TERM, N1, 0)}
 
 
-async def test_heartbeat_leaves_at_once_when_a_read_asks(
-    autojump_clock: MockClock, nursery: trio.Nursery
-) -> None:
+async def test_heartbeat_leaves_at_once_when_a_read_asks(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     """A read does not wait for the next heartbeat: one leaves now, with the new round (Q4)."""
     scene = await play(nursery)
     await until(lambda: scene.peer.heartbeats)
@@ -563,9 +553,7 @@ async def test_heartbeat_later_term_ends_the_leadership(autojump_clock: MockCloc
     assert scene.server.state.current_term == 11
 
 
-async def test_heartbeat_answer_in_first_start_is_no_support(
-    autojump_clock: MockClock, nursery: trio.Nursery
-) -> None:
+async def test_heartbeat_answer_in_first_start_is_no_support(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     """An answer of a server that may not acknowledge yet counts neither as contact nor for a read (O1, Q1)."""
     scene = await play(nursery, answers_heartbeats=False)
     scene.server.reads.join()
@@ -573,9 +561,7 @@ async def test_heartbeat_answer_in_first_start_is_no_support(
     for _ in range(5):
         frame = await channel.receive()
         assert isinstance(frame.message, Heartbeat)
-        await channel.send(
-            HeartbeatReply(TERM, frame.message.round, ready=False), request_id=frame.request_id
-        )
+        await channel.send(HeartbeatReply(TERM, frame.message.round, ready=False), request_id=frame.request_id)
     await trio.sleep(0.01)
     assert scene.progress.last_contact == 0
     assert scene.server.reads.confirmed(scene.server.state.configuration, N1) == 0

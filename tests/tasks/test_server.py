@@ -1,7 +1,7 @@
 """One server from inside, step by step: every step is synchronous, so these tests hardly wait."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -55,9 +55,7 @@ def append_request(
     return AppendEntries(Term(term), leader, LogIndex(prev), Term(prev_term), LogIndex(commit), list(entries))
 
 
-def ask_vote(
-    term: int, last: int, last_term: int, *, pre_vote: bool = False, candidate: ServerId = N2
-) -> RequestVote:
+def ask_vote(term: int, last: int, last_term: int, *, pre_vote: bool = False, candidate: ServerId = N2) -> RequestVote:
     return RequestVote(Term(term), candidate, LogIndex(last), Term(last_term), pre_vote)
 
 
@@ -121,7 +119,7 @@ async def test_transition_to_leader_appends_the_no_op_in_the_same_step(autojump_
     assert (entry.kind, entry.term) == (EntryKind.NO_OP, 4)
     assert [type(item) for item in server.journal._queue] == [SaveVote, SaveVote, Append]
     # The followers' first request starts at the no-op.
-    assert {id: follower.progress.next_index for id, follower in server.followers.items()} == {N2: 3, N3: 3}
+    assert {name: follower.progress.next_index for name, follower in server.followers.items()} == {N2: 3, N3: 3}
     assert server.state.leader == N1
 
 
@@ -273,9 +271,7 @@ async def test_full_disk_ends_the_leadership(autojump_clock: MockClock, nursery:
     assert server.may_campaign()
 
 
-async def test_advance_commit_alone_waits_for_the_own_disk(
-    autojump_clock: MockClock, nursery: trio.Nursery
-) -> None:
+async def test_advance_commit_alone_waits_for_the_own_disk(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     """A single voter commits nothing before its own sync returned (S1, S11)."""
     server = await make_server(config=make_config(members=(N1,)))
     lead_term(server, 1)
@@ -316,9 +312,7 @@ async def test_advance_commit_counts_the_own_term_only(autojump_clock: MockClock
 # ------------------------------------------------------------------------------------------- answering a leader
 
 
-async def test_answer_append_waits_for_the_entries_it_brought(
-    autojump_clock: MockClock, nursery: trio.Nursery
-) -> None:
+async def test_answer_append_waits_for_the_entries_it_brought(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     """A success leaves once the entries of the request, and the term, are on disk (S1)."""
     server = await make_server()
     reply, position = server.answer_append(append_request(1, 0, 0, commands(1, [1, 1])))
@@ -582,9 +576,7 @@ async def test_first_start_queues_what_it_learned(autojump_clock: MockClock) -> 
     first_start = server.first_start
     first_start.meet(N2, "boot")
     first_start.learn(N2, incarnation(N2), "boot", stated={}, stated_done=False)
-    assert list(server.journal._queue) == [
-        SaveBootstrap({N1: incarnation(N1), N2: incarnation(N2)}, done=False)
-    ]
+    assert list(server.journal._queue) == [SaveBootstrap({N1: incarnation(N1), N2: incarnation(N2)}, done=False)]
     assert first_start.position == server.journal.position == 1
     assert first_start.missing == (N2, N3)
 
@@ -626,17 +618,11 @@ async def test_close_by_a_crash_names_it(autojump_clock: MockClock) -> None:
     ticket = server.submit_nowait(b"a")
     crash = StateMachineError(index=3, term=1, problem="boom")
     server.close(crash)
-    for call in (ticket.wait, _async(server.check_open)):
-        with pytest.raises((LeadershipLost, trio.ClosedResourceError)) as caught:
-            await call()
-        assert caught.value.__cause__ is crash
-
-
-def _async(function: Callable[[], None]) -> Callable[[], object]:
-    async def call() -> None:
-        function()
-
-    return call
+    with pytest.raises(LeadershipLost) as lost:
+        await ticket.wait()
+    with pytest.raises(trio.ClosedResourceError) as closed:
+        server.check_open()
+    assert lost.value.__cause__ is closed.value.__cause__ is crash
 
 
 async def test_timers_start_in_the_future(autojump_clock: MockClock) -> None:
