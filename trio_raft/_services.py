@@ -83,8 +83,8 @@ class Services:
     async def run(self, body_scope: trio.CancelScope) -> None:
         """Run until ``aclose``, or until something fails: then the body is cancelled.
 
-        Never raises: what went wrong is in ``server.crash``.  Protected, since Ctrl-C in the middle of the way out would
-        leave whoever waits for the end waiting for ever.
+        Never raises: what went wrong is in ``server.crash``.  Protected, since Ctrl-C in the middle of the way out
+        would leave whoever waits for the end waiting for ever.
         """
         server = self._server
         failures: list[BaseException] = []
@@ -95,16 +95,25 @@ class Services:
                     await self._run_work(failures)
         except BaseException as error:
             failures.append(error)
-        if failures:
-            crash = what_leaves(failures)
-            if isinstance(crash, RaftError):
-                server.events.publish(NodeStopped(crash))
-            server.crash = crash
-            body_scope.cancel()
-        server.close(server.crash)
-        self._store.close()
-        server.events.close()
-        self.ended.set()
+        try:
+            self._close_store(failures)
+            if failures:
+                crash = what_leaves(failures)
+                if isinstance(crash, RaftError):
+                    server.events.publish(NodeStopped(crash))
+                server.crash = crash
+                body_scope.cancel()
+            server.close(server.crash)
+            server.events.close()
+        finally:
+            self.ended.set()
+
+    def _close_store(self, failures: list[BaseException]) -> None:
+        """A store may be the user's: what it raises ends the node like any failure, and holds up nobody."""
+        try:
+            self._store.close()
+        except Exception as error:
+            failures.append(error)
 
     async def _run_work(self, failures: list[BaseException]) -> None:
         """Everything but the journal.  Its failure is noted, so that the journal can still end in order."""
