@@ -17,7 +17,7 @@ from trio_raft.testing._disk import SimDisk
 from trio_raft.testing._environment import SimulatedClock, SimulatedLanes
 from trio_raft.testing._network import MemoryNetwork
 
-MEMBERS = {trio_raft.ServerId(id): f"{id}:1" for id in ("alpha", "beta", "gamma")}
+MEMBERS = {name: f"{name}:1" for name in ("alpha", "beta", "gamma")}
 LIMITS = trio_raft.Limits(
     max_command_bytes=1024,
     max_batch_bytes=8192,
@@ -47,23 +47,23 @@ async def story(seed: int) -> str:
     seen: list[str] = []
     network = MemoryNetwork(latency=Latency(0.0005, 0.5, 0.02, 0.3), generator=divide(seed, "network"))
 
-    async def listen(id: str, node: Member) -> None:
+    async def listen(name: str, node: Member) -> None:
         with node.events() as events:
             async for event in events:
-                seen.append(f"{trio.current_time()!r} {id} {event}")
+                seen.append(f"{trio.current_time()!r} {name} {event}")
 
     async with trio.open_nursery() as nursery:
         nodes: dict[str, Member] = {}
-        for id in MEMBERS:
+        for name in MEMBERS:
             config = trio_raft.Config(
-                node_id=id, cluster_id="scripted", members=MEMBERS, data_directory="/nowhere", limits=LIMITS
+                node_id=name, cluster_id="scripted", members=MEMBERS, data_directory="/nowhere", limits=LIMITS
             )
-            disk, chance = SimDisk(), divide(seed, "clock", id)
+            disk, chance = SimDisk(), divide(seed, "clock", name)
             environment = Environment(
                 clock=SimulatedClock(rate=0.98 + 0.04 * chance.random(), offset=1000 * chance.random()),
-                random=divide(seed, "node", id),
+                random=divide(seed, "node", name),
                 run_blocking=SimulatedLanes(
-                    disk, generator=divide(seed, "disk", id), latency=Latency(0.0005, 0.5, 0.02, 0.3)
+                    disk, generator=divide(seed, "disk", name), latency=Latency(0.0005, 0.5, 0.02, 0.3)
                 ),
             )
             store = FileLogStore(
@@ -74,16 +74,16 @@ async def story(seed: int) -> str:
                 config,
                 Count(),
                 log_store=store,
-                transport=network.transport(id),
+                transport=network.transport(name),
                 environment=environment,
             )
-            nodes[id] = node = await nursery.start(serve)
-            nursery.start_soon(listen, id, node)
+            nodes[name] = node = await nursery.start(serve)
+            nursery.start_soon(listen, name, node)
         nursery.start_soon(disturb, network, seed)
         with trio.move_on_after(SECONDS):
             await write(nodes, seen)
         nursery.cancel_scope.cancel()
-    seen += [f"{id} {node.term} {node.last_applied}" for id, node in nodes.items()]
+    seen += [f"{name} {node.term} {node.last_applied}" for name, node in nodes.items()]
     seen.append(str(network.injected))
     return f"{len(seen)} {hashlib.sha256(chr(10).join(seen).encode()).hexdigest()}"
 
@@ -113,4 +113,4 @@ async def disturb(network: MemoryNetwork, seed: int) -> None:
 
 if __name__ == "__main__":
     number = int(sys.argv[1])
-    print(run(story, number, seed=number))
+    sys.stdout.write(run(story, number, seed=number))

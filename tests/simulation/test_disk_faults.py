@@ -356,6 +356,11 @@ def test_units_are_the_same_objects() -> None:
     disk.write(descriptor, sectors(*"ABCDE"), offset=0)
     listed = disk.unsynced()
     asked: list[Unit] = []
-    disk.after_power_cut(lambda unit: bool(asked.append(unit)))
+
+    def keep(unit: Unit) -> bool:
+        asked.append(unit)
+        return False
+
+    disk.after_power_cut(keep)
     assert all(one is other for one, other in zip(listed, asked, strict=True))
     assert [unit.what for unit in listed] == ["length"] + ["sector"] * 5

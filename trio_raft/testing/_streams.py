@@ -112,6 +112,7 @@ class Pipe:
         self._sender_closed = False
         self._receiver_closed = False
         self._receiver_gone = False
+        """Nobody receives here any more, and the sender was not told."""
         self._sending = False
         self._receiving = False
 
@@ -171,7 +172,7 @@ class Pipe:
         if self._sender_broken:
             raise trio.BrokenResourceError("connection reset")
         # The news of the close travels against the direction of the data.
-        if self._receiver_closed and not self.link.cut and not self.twin.link.cut:
+        if self._receiver_closed and not (self._receiver_gone or self.link.cut or self.twin.link.cut):
             raise trio.BrokenResourceError("the other end was closed")
 
     async def _wait_room(self) -> None:
@@ -232,15 +233,14 @@ class Pipe:
 
         If this machine is off, it learns it only when it sends to a machine that is on again.
         """
-        if self.link.target.frozen:
-            self._receiver_gone = True
-        self._receiver_closed = not self._receiver_gone
+        self._receiver_closed = True
+        self._receiver_gone = self._receiver_gone or self.link.target.frozen
         self._room.unpark_all()
         self._arrived.unpark_all()
         self._forget_if_over()
 
     def _has_arrived(self) -> bool:
-        if self._receiver_closed or self._receiver_gone:
+        if self._receiver_closed:
             raise trio.ClosedResourceError("this end was closed")
         if self._receiver_broken:
             raise trio.BrokenResourceError("connection reset")
@@ -320,7 +320,7 @@ class Pipe:
         self._arrived.unpark_all()
 
     def _forget_if_over(self) -> None:
-        if self._sender_closed and (self._receiver_closed or self._receiver_gone):
+        if self._sender_closed and self._receiver_closed:
             self._forget(self)
 
 
