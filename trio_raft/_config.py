@@ -35,7 +35,7 @@ class Timeouts:
     """Durations in seconds.
 
     Relations that are checked: all positive and finite; ``leader_lease_timeout`` ≤ ``heartbeat_timeout`` ≤
-    ``election_timeout``; ``commit_timeout`` ≤ ``heartbeat_timeout``; ``disk_stall_timeout`` ≤ ``request_timeout`` ≤
+    ``election_timeout``; ``leader_lease_timeout`` ≥ 3 / 10 of ``heartbeat_timeout``; ``commit_timeout`` ≤ ``heartbeat_timeout``; ``disk_stall_timeout`` ≤ ``request_timeout`` ≤
     ``replication_stall_timeout``; ``retry_backoff`` ≤ ``retry_backoff_cap``.
     """
 
@@ -47,7 +47,7 @@ class Timeouts:
     """A candidate that got no majority within a time drawn from [t, 2t) tries again."""
 
     leader_lease_timeout: float = 0.5
-    """A leader that had no round trip with a majority for so long steps down."""
+    """A leader that had no round trip with a majority for so long steps down; it takes three heartbeats at least."""
 
     commit_timeout: float = 0.05
     """When writes stop, followers learn the commit index after a time drawn from [t, 2t)."""
@@ -96,6 +96,10 @@ class Timeouts:
                 raise ConfigurationError(
                     f"timeouts.{smaller}", f"{low} s must not exceed timeouts.{larger}, which is {high} s"
                 )
+        if 10 * self.leader_lease_timeout < 3 * self.heartbeat_timeout:
+            # Heartbeats may be two intervals apart; a leader would keep deposing itself.
+            problem = f"{self.leader_lease_timeout} s is less than three heartbeats of {self.heartbeat_interval:.3g} s"
+            raise ConfigurationError("timeouts.leader_lease_timeout", problem)
 
     @property
     def heartbeat_interval(self) -> float:
