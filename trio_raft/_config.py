@@ -34,9 +34,9 @@ SEGMENT_HEADER_BYTES = 64 * KIBIBYTE
 class Timeouts:
     """Durations in seconds.
 
-    Relations that are checked: all positive and finite; ``leader_lease_timeout`` ≤ ``heartbeat_timeout`` ≤
-    ``election_timeout``; ``leader_lease_timeout`` ≥ 3 / 10 of ``heartbeat_timeout``; ``commit_timeout`` ≤ ``heartbeat_timeout``; ``disk_stall_timeout`` ≤ ``request_timeout`` ≤
-    ``replication_stall_timeout``; ``retry_backoff`` ≤ ``retry_backoff_cap``.
+    Relations that are checked: all positive and finite; 3/10 of ``heartbeat_timeout`` ≤ ``leader_lease_timeout`` ≤
+    ``heartbeat_timeout`` ≤ ``election_timeout``; ``commit_timeout`` ≤ ``heartbeat_timeout``; ``disk_stall_timeout`` ≤
+    ``request_timeout`` ≤ ``replication_stall_timeout``; ``retry_backoff`` ≤ ``retry_backoff_cap``.
     """
 
     heartbeat_timeout: float = 1.0
