@@ -75,6 +75,8 @@ class Client(Generic[CommandT, ResultT]):
         self._history = history
         self._acknowledged = acknowledged
         self._latency = settings.client
+        # A node that cannot say within so long whether it leads is not waited for.
+        self._turn = settings.timeouts.election_timeout
         self._random = divide(settings.seed, "client", name)
         self._hint: str | None = None
         self._next = 0
@@ -180,8 +182,13 @@ class Client(Generic[CommandT, ResultT]):
                 attempts.last_answer = f"{member.id} is down"
                 self._hint = None
             else:
+                attempts.last_answer = f"{member.id} did not answer within {self._turn:g} s"
+                self._hint = None
                 try:
-                    return member, life, await question(life.node)
+                    with self._clock.move_on_after(self._turn):
+                        answer = await question(life.node)
+                        self._hint = member.id
+                        return member, life, answer
                 except NOT_TAKEN as error:
                     attempts.last_answer = f"{member.id}: {error_text(error)}"
                     self._hint = error.leader_id if isinstance(error, NotLeader) else None

@@ -15,7 +15,6 @@ Reading order: lives, faults, looking, waiting, judging; one member is in ``_mem
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from itertools import permutations
 from typing import Generic, Literal, TypeVar
 
@@ -23,8 +22,7 @@ import trio
 
 from trio_raft._config import Config
 from trio_raft._environment import Clock
-from trio_raft._errors import LogCorrupt, StorageError, StorageFull
-from trio_raft._messages import Message, ServerId
+from trio_raft._messages import ServerId
 from trio_raft._node import Node
 from trio_raft._server import Server
 from trio_raft.abc import StateMachine
@@ -32,13 +30,16 @@ from trio_raft.testing._client import Client
 from trio_raft.testing._determinism import divide
 from trio_raft.testing._disk import SimDisk
 from trio_raft.testing._environment import SimulatedClock, SimulatedLanes, VirtualClock
-from trio_raft.testing._failures import NodeFailed, SimulationFailed, TooSlow
+from trio_raft.testing._failures import TooSlow
 from trio_raft.testing._history import History
-from trio_raft.testing._member import DIRECTORY, Life, Member, live
+from trio_raft.testing._invariants import Invariants
+from trio_raft.testing._judge import Judge
+from trio_raft.testing._member import DIRECTORY, Member, live
 from trio_raft.testing._network import MemoryNetwork
 from trio_raft.testing._picture import describe, running_servers, serving_leader
 from trio_raft.testing._settings import ClusterSettings
-from trio_raft.testing._wire import WatchedTransport, Watcher
+from trio_raft.testing._trace import Trace
+from trio_raft.testing._wire import WatchedTransport
 
 CommandT = TypeVar("CommandT")
 ResultT = TypeVar("ResultT")
@@ -61,6 +62,8 @@ class Cluster(Generic[CommandT, ResultT]):
         nursery: trio.Nursery,
         machine: Callable[[], StateMachine[CommandT, ResultT]],
         settings: ClusterSettings,
+        *,
+        trace: Trace | None = None,
     ) -> None:
         self.settings = settings
         self.seed = settings.seed
@@ -77,16 +80,10 @@ class Cluster(Generic[CommandT, ResultT]):
         """What the clients asked and were told; for ``check_linearizable``."""
         self.acknowledged: list[tuple[int, int]] = []
         """(index, term) of each write that a client was told of."""
-        self.failure: SimulationFailed | None = None
-        """What went wrong first; raised at the end."""
-        self.observers: list[Callable[[str, Life[CommandT, ResultT], Server], None]] = []
-        """Called with each server that is built, before anything of it runs."""
-        self.watchers: list[Watcher] = []
-        """Called with each message in the moment in which it is sent."""
-        self.expected: dict[str, tuple[type[BaseException], ...]] = {}
-        """Errors by which a member's node may end; see ``expect_failure``."""
+        self.judge = Judge(settings.seed, self.members, clock=self.clock, trace=trace)
         self.scope = self.clock.move_on_after(settings.time_limit)
         """Holds the block; a failure cancels it."""
+        self.judge.on_failure = self.scope.cancel
         self._machine = machine
         self._nursery = nursery
         self._clients = 0
@@ -116,23 +113,13 @@ class Cluster(Generic[CommandT, ResultT]):
             timeouts=self.settings.timeouts,
             limits=self.settings.limits,
         )
-        life = partial(live, observe=self._observe, failed=self._note_failed)
-        transport = WatchedTransport(self.network.transport(node_id), node_id, self._watch)
+        transport = WatchedTransport(self.network.transport(node_id), node_id, self.judge.watch_send)
         # The machine is on, and no process of it is stopped any more.
         self.network.resume(node_id)
         self.network.thaw(node_id)
         await self._nursery.start(
-            life, member, config, self._machine, transport, name=f"{node_id}, life {member.lives}"
+            live, member, config, self._machine, transport, self.judge, name=f"{node_id}, life {member.lives}"
         )
-
-    def _watch(self, sender: str, receiver: str, message: Message) -> None:
-        for watcher in self.watchers:
-            watcher(sender, receiver, message)
-
-    def _observe(self, life: Life[CommandT, ResultT], server: Server) -> None:
-        life.server = server
-        for observer in self.observers:
-            observer(server.node_id, life, server)
 
     async def crash(self, *ids: str) -> None:
         """Cut the power of these members: nothing leaves them any more, and unsynced bytes are kept or lost by chance.
@@ -153,6 +140,7 @@ class Cluster(Generic[CommandT, ResultT]):
         ending = [(member, member.life) for member in self._members(ids) if member.life is not None]
         for member, life in ending:
             # Disk and links first: what the node's tasks do and say while they are cancelled must not get out.
+            self.invariants.ended(member.id)
             member.lanes.freeze()
             self.network.freeze(member.id)
             life.doomed = True
@@ -171,6 +159,8 @@ class Cluster(Generic[CommandT, ResultT]):
         """
         await self.crash(*ids)
         for member in self._members(ids):
+            if disk != "same":
+                self.invariants.exchanged(member.id)
             if disk == "wiped":
                 member.disk = SimDisk()
                 member.excuse = "its disk was wiped"
@@ -186,23 +176,20 @@ class Cluster(Generic[CommandT, ResultT]):
         for member in self._members(ids):
             member.copy = member.disk.snapshot()
 
+    @property
+    def invariants(self) -> Invariants:
+        """What must hold at any time; add yours: ``cluster.invariants.add(check)``."""
+        return self.judge.invariants
+
+    @property
+    def trace(self) -> Trace:
+        """What happened, in lines; and a digest of all of them."""
+        return self.judge.trace
+
     def expect_failure(self, node_id: str, *kinds: type[BaseException]) -> None:
         """From now on this member's node may end by such an error; any other still fails the run."""
-        self.expected[node_id] = self.expected.get(node_id, ()) + kinds
-
-    def _note_failed(self, member: Member[CommandT, ResultT], error: BaseException) -> None:
-        if not self.explains(member.id, error):
-            self.fail(NodeFailed(self.seed, member.id, error))
-
-    def explains(self, node_id: str, error: BaseException) -> bool:
-        """Was something injected that makes this member's failure right?"""
-        member = self.members[node_id]
-        if isinstance(error, self.expected.get(node_id, ())):
-            return True
-        if isinstance(error, LogCorrupt) and "bit flip" in member.disk.injected:
-            member.excuse = member.excuse or "a bit of its disk was flipped"
-            return True
-        return isinstance(error, StorageError | StorageFull) and member.disk_failed_lately()
+        expected = self.judge.expected
+        expected[node_id] = expected.get(node_id, ()) + kinds
 
     # ------------------------------------------------------------------------------------ faults
 
@@ -354,19 +341,7 @@ class Cluster(Generic[CommandT, ResultT]):
             settings=self.settings,
         )
 
-    def fail(self, failure: SimulationFailed) -> None:
-        """Record what must not be; the block is cancelled, and its end raises the first that was recorded."""
-        if self.failure is None:
-            self.failure = failure
-            self.scope.cancel()
-
     def check(self) -> None:
-        """Raises what went wrong so far, with the seed.  Called at the end of the block in any case."""
-        self.raise_failure()
-
-    def raise_failure(self) -> None:
-        """Raises what was recorded, if anything was."""
-        if self.failure is not None:
-            if self.settings.repeat:
-                self.failure.add_note(self.settings.repeat)
-            raise self.failure
+        """Raises what went wrong so far, with the seed.  The end of the block does so in any case."""
+        if self.judge.failure is not None:
+            raise self.judge.failure

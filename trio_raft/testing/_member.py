@@ -11,7 +11,7 @@ House rule: nothing of a life outlives it but what is on the disk.
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import attrs
 import trio
@@ -44,8 +44,9 @@ class Life(Generic[CommandT, ResultT]):
     """Counted from 0."""
     machine: StateMachine[CommandT, ResultT]
     node: Node[CommandT, ResultT] | None = None
-    """None until it has recovered its log."""
+    """None until it has recovered its log and listens."""
     server: Server | None = None
+    """None until it has recovered its log."""
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     ended: trio.Event = attrs.field(factory=trio.Event)
     doomed: bool = False
@@ -120,14 +121,33 @@ class Member(Generic[CommandT, ResultT]):
         return self.life is life
 
 
+class Watching(Protocol[CommandT, ResultT]):
+    """Who is told of a life: the cluster."""
+
+    def begins(self, member: Member[CommandT, ResultT], life: Life[CommandT, ResultT]) -> None:
+        """Before anything of it is opened."""
+        ...
+
+    def recovered(self, member: Member[CommandT, ResultT], life: Life[CommandT, ResultT], server: Server) -> None:
+        """Its log was read, and nothing of it runs yet."""
+        ...
+
+    def failed(self, member: Member[CommandT, ResultT], error: BaseException) -> None:
+        """It ended by itself, or could not begin."""
+        ...
+
+    def over(self, member: Member[CommandT, ResultT]) -> None:
+        """All of its tasks have ended."""
+        ...
+
+
 async def live(
     member: Member[CommandT, ResultT],
     config: Config,
     make_machine: Callable[[], StateMachine[CommandT, ResultT]],
     transport: Transport,
+    watching: Watching[CommandT, ResultT],
     *,
-    observe: Callable[[Life[CommandT, ResultT], Server], None],
-    failed: Callable[[Member[CommandT, ResultT], BaseException], None],
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run one life: a task that never raises.  It has started once the node has, or once it is clear that it will not.
@@ -137,12 +157,13 @@ async def live(
     try:
         life = Life(member.lives, make_machine())
     except Exception as error:
-        failed(member, error)
+        watching.failed(member, error)
         task_status.started()
         return
     member.life, member.failure = life, None
     member.renew()
-    environment = member.environment(partial(observe, life))
+    watching.begins(member, life)
+    environment = member.environment(partial(watching.recovered, member, life))
     member.lives += 1
     try:
         with life.scope:
@@ -158,11 +179,12 @@ async def live(
     except (Exception, PowerCut) as error:
         if not life.doomed:
             member.failure = error
-            failed(member, error)
+            watching.failed(member, error)
     finally:
         member.life = None
         member.paused = False
         member.changed.unpark_all()
+        watching.over(member)
         if life.node is None:
             task_status.started()
         life.ended.set()

@@ -6,19 +6,22 @@ swallowed its cancellation or raised something of its own.
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import attrs
 import trio
 
 from trio_raft.abc import StateMachine
 from trio_raft.testing._cluster import Cluster
-from trio_raft.testing._failures import TooSlow
 from trio_raft.testing._healing import heal_and_prove
 from trio_raft.testing._settings import ClusterSettings
+from trio_raft.testing._trace import Trace
 
 CommandT = TypeVar("CommandT")
 ResultT = TypeVar("ResultT")
+
+LAST_LINES = 20
+"""Of the trace, in the notes of an error."""
 
 
 class StartCluster(Protocol):
@@ -42,11 +45,12 @@ async def running_cluster(
     *,
     size: int | None = None,
     seed: int | str | None = None,
+    trace: Trace | None = None,
 ) -> AsyncIterator["Cluster[CommandT, ResultT]"]:
     """Run members n1, n2 … for the length of a block, each with a ``machine()`` of its own, and judge them at its end.
 
     Belongs on virtual time: ``trio_raft.testing.run``, or the fixture ``raft_cluster``.  ``size`` and ``seed`` are
-    short for changed ``settings``.
+    short for changed ``settings``; ``trace`` is yours to read afterwards.
 
     Raises ``SimulationFailed``: InvariantViolation, NodeFailed, or TooSlow for a wait (the block's own included,
     ``settings.time_limit``) or a cluster that does not recover.  An exception of the block leaves as it is, with the
@@ -58,25 +62,44 @@ async def running_cluster(
     cluster: Cluster[CommandT, ResultT] | None = None
     try:
         async with trio.open_nursery() as nursery:
-            cluster = Cluster(nursery, machine, settings)
+            cluster = Cluster(nursery, machine, settings, trace=trace)
+            nursery.start_soon(cluster.judge.sweep)
             with cluster.scope:
                 await cluster.start()
                 yield cluster
                 if settings.heals:
                     await heal_and_prove(cluster)
+                    cluster.invariants.finish()
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
-        if cluster is not None:
-            cluster.raise_failure()
-        # The group is the nursery's affair: only the block, or the healing, can have raised.
+        # The group is the nursery's affair: only the block, or what follows it here, can have raised.
         [error] = group.exceptions
-        if isinstance(error, Exception):
-            error.add_note(f"simulated cluster: seed {settings.seed}. {settings.repeat}".strip())
+        if cluster is not None and not isinstance(error, KeyboardInterrupt | SystemExit):
+            _raise_failure(cluster)
+        if cluster is not None and isinstance(error, Exception):
+            _add_notes(error, cluster)
         context = error.__context__
         try:
             raise error
         finally:
             error.__context__ = context
-    cluster.raise_failure()
+    _raise_failure(cluster)
     if cluster.scope.cancelled_caught:
-        raise TooSlow(settings.seed, f"the block did not end within {settings.time_limit:g} virtual seconds")
+        late = cluster.too_slow(f"the block did not end within {settings.time_limit:g} virtual seconds (time_limit)")
+        _add_notes(late, cluster)
+        raise late
+
+
+def _raise_failure(cluster: Cluster[Any, Any]) -> None:
+    """Raises what was recorded first, if anything was."""
+    if cluster.judge.failure is not None:
+        _add_notes(cluster.judge.failure, cluster)
+        raise cluster.judge.failure
+
+
+def _add_notes(error: BaseException, cluster: Cluster[Any, Any]) -> None:
+    """The seed, how to repeat the run, and what happened last."""
+    last = "\n".join(f"  {line}" for line in cluster.trace.lines(last=LAST_LINES))
+    error.add_note(f"simulated cluster, seed {cluster.seed}; what happened last:\n{last}")
+    if cluster.settings.repeat:
+        error.add_note(cluster.settings.repeat)

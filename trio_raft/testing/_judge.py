@@ -1,0 +1,117 @@
+"""What a simulated cluster is judged by while it runs, and what excuses a member.
+
+Every life is watched by the invariants; every error by which a node ends must have been injected, or be expected.
+What cannot be excused is recorded, once, and the block is cancelled.
+
+House rule: only what was done to a member excuses it, and only while it can still be the reason: an error of the disk
+in the same life, a flipped bit for as long as the disk is in use.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from trio_raft._environment import Clock
+from trio_raft._errors import LogCorrupt, StorageError, StorageFull, error_text
+from trio_raft._events import Event
+from trio_raft._messages import Message
+from trio_raft._server import Server
+from trio_raft.testing._durable import DurableLog
+from trio_raft.testing._failures import InvariantViolation, NodeFailed, SimulationFailed
+from trio_raft.testing._invariants import Invariants
+from trio_raft.testing._member import DIRECTORY, Life, Member
+from trio_raft.testing._trace import Trace
+from trio_raft.testing._wire import Watcher
+
+SWEEP_SECONDS = 1.0
+"""Virtual seconds between two looks at the lengths of queues and the number of tasks."""
+
+Observer = Callable[[str, Life[Any, Any], Server], object]
+"""(member, life, server), before anything of the life runs."""
+
+
+class Judge:
+    """Of one run; told of every life by ``_member``."""
+
+    def __init__(
+        self, seed: int | str, members: Mapping[str, Member[Any, Any]], *, clock: Clock, trace: Trace | None
+    ) -> None:
+        self._seed = seed
+        self._members = members
+        self._clock = clock
+        self.trace = trace or Trace(now=clock.now)
+        self.invariants = Invariants(seed, fault_explains=self._explains_event, trace=self.trace, now=clock.now)
+        self.invariants.on_violation = self._note_violation
+        self.on_failure: Callable[[], None] = _nothing
+        """Called once, when the first failure is recorded."""
+        self.failure: SimulationFailed | None = None
+        self.expected: dict[str, tuple[type[BaseException], ...]] = {}
+        """Errors by which a member's node may end."""
+        self.observers: list[Observer] = []
+        self.watchers: list[Watcher] = []
+
+    def fail(self, failure: SimulationFailed) -> None:
+        """Record what must not be.  What comes after it may only follow from it, and is dropped."""
+        if self.failure is None:
+            self.failure = failure
+            self.on_failure()
+
+    def _note_violation(self) -> None:
+        try:
+            self.invariants.raise_if_violated()
+        except InvariantViolation as violation:
+            self.fail(violation)
+
+    async def sweep(self) -> None:
+        """Look for ever, from time to time, at what no single change shows."""
+        while True:
+            await self._clock.sleep(SWEEP_SECONDS)
+            self.invariants.sweep()
+
+    # ------------------------------------------------------------------------------------ lives, messages
+
+    def begins(self, member: Member[Any, Any], life: Life[Any, Any]) -> None:
+        """A life is about to be opened."""
+        self.invariants.watch_machine(member.id, life.machine)
+
+    def recovered(self, member: Member[Any, Any], life: Life[Any, Any], server: Server) -> None:
+        """Its log was read, and nothing of it runs yet."""
+        life.server = server
+        self.invariants.observe(member.id, DurableLog(member.disk, DIRECTORY))(server)
+        for observer in self.observers:
+            observer(member.id, life, server)
+
+    def failed(self, member: Member[Any, Any], error: BaseException) -> None:
+        """It ended by itself, or could not begin."""
+        self.trace.note(member.id, f"fails: {error_text(error)}")
+        if not self._explains(member, error):
+            self.fail(NodeFailed(self._seed, member.id, error))
+
+    def over(self, member: Member[Any, Any]) -> None:
+        """All of its tasks have ended."""
+        self.invariants.closed(member.id)
+
+    def watch_send(self, sender: str, receiver: str, message: Message) -> None:
+        """A message is about to leave."""
+        self.invariants.watch_send(sender, message, receiver)
+        for watcher in self.watchers:
+            watcher(sender, receiver, message)
+
+    # ------------------------------------------------------------------------------------ excuses
+
+    def _explains(self, member: Member[Any, Any], error: BaseException) -> bool:
+        """Was something injected that makes this failure right?"""
+        if isinstance(error, self.expected.get(member.id, ())):
+            return True
+        if isinstance(error, LogCorrupt) and "bit flip" in member.disk.injected:
+            member.excuse = member.excuse or "a bit of its disk was flipped"
+            return True
+        return isinstance(error, StorageError | StorageFull) and member.disk_failed_lately()
+
+    def _explains_event(self, _: str, event: Event) -> bool:
+        """Only a peer whose disk was tampered with makes a leader report what no peer should do."""
+        peer = self._members.get(getattr(event, "peer", ""))
+        return peer is not None and bool(peer.excuse)
+
+
+def _nothing() -> None:
+    """Until a cluster listens."""
