@@ -31,6 +31,7 @@ from trio_raft._storage.format import (
 from trio_raft._storage.segments import segment_path
 from trio_raft.abc import SaveBootstrap, SaveVote
 from trio_raft.testing._disk import SimDisk
+from trio_raft.testing._staging import File
 
 DurableItem = Entry | SaveVote | SaveBootstrap
 """An entry removes what stands at and above its index."""
@@ -60,11 +61,18 @@ class DurableLog:
 
     _disk: SimDisk
     _directory: Path = attrs.field(converter=Path)
-    _description: Description | None = None
-    """Of the segment in which the log goes on."""
-    _end: int = 0
-    """Where its next batch will be."""
     history: list[int] = attrs.field(init=False, factory=list[int])
+    _description: Description | None = attrs.field(init=False, default=None)
+    """Of the segment in which the log goes on."""
+    _file: File = attrs.field(init=False, factory=File)
+    """That segment."""
+    _end: int = attrs.field(init=False, default=0)
+    """Where its next batch will be."""
+    _next_path: Path = attrs.field(init=False)
+    """Of the segment after it; kept, since making a path costs more than looking whether the file is there."""
+
+    def __attrs_post_init__(self) -> None:
+        self._next_path = segment_path(self._directory, 1)
 
     @property
     def incarnation(self) -> Incarnation | None:
@@ -83,13 +91,14 @@ class DurableLog:
 
     def _next_batch(self) -> bytes | None:
         """The records of the batch behind the last one, if it is durable."""
-        if self._description is None:
+        durable, end = self._file.durable, self._end
+        # Nearly every look ends here: a place that was prepared and not written holds zeros.
+        if self._description is None or end >= len(durable) or not durable[end]:
             return None
-        number, salt = self._description.segment_number, self._description.nonce
-        header = decode_batch_header(self._read(number, self._end, BATCH_HEADER_BYTES), 0, salt=salt)
+        header = decode_batch_header(bytes(durable[end : end + BATCH_HEADER_BYTES]), 0, salt=self._description.nonce)
         if header is None or header.number != len(self.history) + 1:
             return None
-        batch = self._read(number, self._end, sectors_up(header.length))
+        batch = bytes(durable[end : end + sectors_up(header.length)])
         if not is_whole(header, batch, 0):
             return None
         self._end += len(batch)
@@ -98,34 +107,29 @@ class DurableLog:
 
     def _next_segment(self, news: list[DurableItem]) -> bool:
         """Go on in the next segment, if its description is durable."""
-        number = 1 if self._description is None else self._description.segment_number + 1
-        if not self._read(number, 0, 1).strip(b"\0"):
+        file = self._disk._durable_names.get(self._next_path)  # noqa: SLF001  # the disk's own truth
+        if file is None or not file.durable or not file.durable[0]:
             return False
-        start = self._read(number, 0, MAX_DESCRIPTION_BYTES)
+        number = 1 if self._description is None else self._description.segment_number + 1
+        start = bytes(file.durable[:MAX_DESCRIPTION_BYTES])
         header = decode_description_header(start, segment_number=number)
         if header is None or header.number != len(self.history) + 1:
             return False
         start = start[: sectors_up(header.length)]
         if not is_whole(header, start, 0):
             return False
+        description = decode_description(start, header)
         if self._description is None:
             # Later descriptions only repeat what the batches before them said.
-            self._description = decode_description(start, header)
-            bootstrap = self._description.bootstrap
-            news += [self._description.vote, *([bootstrap] if bootstrap else [])]
-        self._description = decode_description(start, header)
-        self._end = len(start)
+            news += [description.vote, *([description.bootstrap] if description.bootstrap else [])]
+        self._description, self._file, self._end = description, file, len(start)
+        self._next_path = segment_path(self._directory, number + 1)
         self._remember(header)
         return True
 
     def _remember(self, header: BatchHeader) -> None:
         before = self.history[-1] if self.history else 0
         self.history.append(zlib.crc32(f"{header.number} {header.length} {header.checksum}".encode(), before))
-
-    def _read(self, segment_number: int, offset: int, size: int) -> bytes:
-        path = segment_path(self._directory, segment_number)
-        file = self._disk._durable_names.get(path)  # noqa: SLF001  # the disk's own truth, which no operation shows
-        return b"" if file is None else bytes(file.durable[offset : offset + size])
 
 
 def _item(entry: Entry) -> DurableItem:
