@@ -30,6 +30,7 @@ class Ticket(Generic[ResultT]):
 
     # Ctrl-C between taking note of the task and parking it would leave a ticket that wakes it out of another wait.
     @trio.lowlevel.enable_ki_protection
+    @trio.lowlevel.enable_ki_protection
     async def wait(self) -> ResultT:
         """The state machine's result, once the command is committed and applied on this server.
 
@@ -39,6 +40,7 @@ class Ticket(Generic[ResultT]):
         if self._settled:
             await trio.lowlevel.checkpoint()
         elif self._waiting is None:
+            # Protected: Ctrl-C between these two lines would leave a task here that does not wait, and waking it is fatal.
             self._waiting = trio.lowlevel.current_task()
             await trio.lowlevel.wait_task_rescheduled(self._abort)
         else:

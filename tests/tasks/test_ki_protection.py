@@ -15,9 +15,10 @@ import trio
 from tests.tasks.parts import N2, command, make_server, settle
 from trio_raft._apply import Applier
 from trio_raft._messages import Heartbeat
-from trio_raft._records import Term
+from trio_raft._records import LogIndex, Term
 from trio_raft._rules.state import Role
 from trio_raft._server import Server
+from trio_raft._tickets import Ticket
 from trio_raft._values import ValueCodec
 from trio_raft.abc import Committed, StateMachine
 
@@ -235,3 +236,15 @@ def test_ctrl_c_in_an_apply() -> None:
     with pytest.raises(KeyboardInterrupt):
         trio.run(main)
     interrupted(steps)
+
+
+async def test_ctrl_c_cannot_part_a_ticket_from_its_waiter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between noting who waits and waiting there is no room for Ctrl-C: waking a task that does not wait is fatal."""
+    protected: list[bool] = []
+
+    async def look(abort: object) -> None:
+        protected.append(trio.lowlevel.currently_ki_protected())
+
+    monkeypatch.setattr(trio.lowlevel, "wait_task_rescheduled", look)
+    await Ticket[int](LogIndex(1), Term(1)).wait()
+    assert protected == [True]
