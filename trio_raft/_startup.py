@@ -4,7 +4,7 @@ All of this happens in the caller's task, before any service starts, so that a n
 error.  Nothing on disk is changed by a refusal; the cut of a torn tail is announced.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from trio_raft._events import EventHub, TornTailCut
 from trio_raft._first_start import FirstStart
 from trio_raft._handshake import Handshake
 from trio_raft._journal import Journal
-from trio_raft._messages import Incarnation
+from trio_raft._messages import Incarnation, ServerId
 from trio_raft._rules.bootstrap import Bootstrap
 from trio_raft._rules.configuration import Configuration
 from trio_raft._rules.log import Log
@@ -80,15 +80,32 @@ async def recover(
 
 def _recovered_bootstrap(config: Config, recovered: Recovered) -> Bootstrap:
     saved = recovered.bootstrap
+    known = dict(saved.incarnations) if saved is not None else {}
     settled = saved is not None and saved.done
+    if not settled:
+        _check_still_named(config, known)
     return Bootstrap(
         own_id=config.node_id,
         own_incarnation=recovered.incarnation,
         # Once it is settled the log says who the members are; the file of settings only says where they are.
-        members=frozenset(saved.incarnations if saved is not None and settled else config.members),
-        incarnations=dict(saved.incarnations) if saved is not None else {},
+        members=frozenset(known if settled else config.members),
+        incarnations=known,
         done=settled,
     )
+
+
+def _check_still_named(config: Config, known: Mapping[ServerId, Incarnation]) -> None:
+    """A member that was met may have finished the first start already: it cannot be taken off the list any more.
+
+    Were it forgotten here, it could elect with the old list and the others with the new one, both with a majority.
+    """
+    gone = ", ".join(sorted(member for member in known if member not in config.members))
+    if gone:
+        raise ConfigurationError(
+            "members",
+            f"the first start is not over, and {config.node_id} has met {gone}, whom the list does not name any more. "
+            f"Put {gone} back on the list, or begin anew with empty data directories on all members",
+        )
 
 
 def _recovered_state(config: Config, bootstrap: Bootstrap, recovered: Recovered) -> State:
