@@ -76,7 +76,7 @@ async def test_slow_disk_of_the_leader(autojump_clock: object) -> None:
 
 async def test_stalled_disk_of_the_leader(autojump_clock: object) -> None:
     """A leader whose disk hangs is replaced within ``disk_stall_timeout`` and an election (S9, X1)."""
-    for seed in range(10):
+    for seed in range(5):
         async with running_cluster(seed=seed) as cluster:
             old = await cluster.elected()
             await cluster.write(old, b"before")
@@ -211,7 +211,7 @@ async def test_calls_on_a_stalled_disk(autojump_clock: object, role: str) -> Non
 
 async def test_crash_between_queue_and_sync(autojump_clock: object) -> None:
     """A leader that crashes with writes on the way to its disk loses only what nobody was told of (S1)."""
-    for seed in range(20):
+    for seed in range(12):
         async with running_cluster(seed=seed) as cluster:
             leader = await cluster.elected()
             for name in cluster.ids:
@@ -229,7 +229,7 @@ async def test_crash_between_queue_and_sync(autojump_clock: object) -> None:
 
 async def test_crash_of_all_between_queue_and_sync(autojump_clock: object) -> None:
     """A power cut at any moment loses only what nobody was told of (S1, S11)."""
-    for seed in range(20):
+    for seed in range(10):
         async with running_cluster(seed=seed) as cluster:
             for turn in range(3):
                 leader = await cluster.elected()

@@ -77,7 +77,7 @@ async def test_unequal_lists(autojump_clock: object) -> None:
 
 async def test_directory_emptied_meanwhile(autojump_clock: object) -> None:
     """A directory that is emptied during the first start does not lock the cluster out (O1)."""
-    for seed in range(10):
+    for seed in range(5):
         async with running_cluster(seed=seed, start=False) as cluster:
             await cluster.start("n1", "n2")
             await cluster.settle(0.001 * seed)
@@ -92,7 +92,7 @@ async def test_directory_emptied_meanwhile(autojump_clock: object) -> None:
 
 async def test_restarts_while_settling(autojump_clock: object) -> None:
     """Members that crash and come back at any moment of the first start, directories kept, settle in the end (O1)."""
-    for seed in range(20):
+    for seed in range(12):
         async with running_cluster(seed=seed) as cluster:
             for _ in range(4):
                 await cluster.settle(cluster.random.choice([0.0001, 0.0007, 0.002, 0.05]))
@@ -103,7 +103,7 @@ async def test_restarts_while_settling(autojump_clock: object) -> None:
 
 async def test_member_wiped_as_it_settles(autojump_clock: object) -> None:
     """A directory emptied at any moment of settling either joins anew or is known and refused, and all agree (O1)."""
-    for seed in range(20):
+    for seed in range(12):
         async with running_cluster(seed=seed) as cluster:
             await cluster.settle(0.0004 * seed)
             settled_before = [name for name in cluster.ids if cluster.seen(name, BootstrapDone)]
@@ -157,7 +157,7 @@ async def test_emptied_directory_afterwards(autojump_clock: object) -> None:
 
 async def test_emptied_directory_of_the_leader(autojump_clock: object) -> None:
     """A leader that comes back with an empty directory is refused by those who know another one (O1, W2)."""
-    for seed in range(5):
+    for seed in range(3):
         async with running_cluster(seed=seed) as cluster:
             leader = await cluster.elected()
             old, others = leader.node_id, cluster.others(leader)

@@ -27,7 +27,7 @@ def isolate(cluster: Cluster, node: Member) -> list[str]:
 
 async def test_deposed_leaders_proposals(autojump_clock: object) -> None:
     """A leader that is cut off ends every open proposal as LeadershipLost, soon, and none of them is applied (X1)."""
-    for seed in range(10):
+    for seed in range(5):
         async with running_cluster(seed=seed) as cluster:
             old = await cluster.elected()
             await cluster.write(old, b"before")
@@ -64,7 +64,7 @@ async def test_deposed_leader_learns_of_its_successor(autojump_clock: object) ->
 
 async def test_reads_of_a_deposed_leader(autojump_clock: object) -> None:
     """A leader that is cut off answers no linearizable read, while another one writes (Q1, Q4)."""
-    for seed in range(10):
+    for seed in range(5):
         async with running_cluster(seed=seed) as cluster:
             old = await cluster.elected()
             await cluster.write(old, b"before")
@@ -85,7 +85,7 @@ async def test_reads_of_a_deposed_leader(autojump_clock: object) -> None:
 async def test_reads_never_go_back(autojump_clock: object) -> None:
     """Whatever is cut, a read shows at least every write that was acknowledged before it began (Q1, Q3, Q4)."""
     reads = writes = 0
-    for seed in range(4):
+    for seed in range(3):
         async with running_cluster(seed=seed) as cluster:
             await cluster.elected()
             counts = [0]
@@ -98,8 +98,8 @@ async def test_reads_never_go_back(autojump_clock: object) -> None:
             await cluster.converged()
             reads += counts[0]
             writes += len(cluster.acknowledged)
-    assert reads > 500
-    assert writes > 300
+    assert reads > 400
+    assert writes > 200
 
 
 async def test_no_read_before_the_terms_first_commit(autojump_clock: object) -> None:

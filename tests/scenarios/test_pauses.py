@@ -41,7 +41,7 @@ def pausable(cluster: Cluster) -> dict[str, PausableProcess]:
 
 async def test_paused_follower_does_not_campaign(autojump_clock: object) -> None:
     """A follower that was stopped reads the heartbeats that wait for it before its timer acts (E10, K2)."""
-    for seed in range(12):
+    for seed in range(8):
         async with running_cluster(seed=seed, start=False) as cluster:
             processes = pausable(cluster)
             await cluster.start()
@@ -60,7 +60,7 @@ async def test_paused_follower_does_not_campaign(autojump_clock: object) -> None
 
 async def test_paused_leader_reads_nothing_stale(autojump_clock: object) -> None:
     """A leader that was stopped while another one wrote shows no old value, however soon it is asked (Q1, K2)."""
-    for seed in range(10):
+    for seed in range(6):
         async with running_cluster(seed=seed, start=False) as cluster:
             processes = pausable(cluster)
             await cluster.start()
@@ -89,7 +89,7 @@ async def test_paused_leader_reads_nothing_stale(autojump_clock: object) -> None
 
 async def test_paused_leader_proposals(autojump_clock: object) -> None:
     """What a stopped leader had in flight ends when it goes on: committed after all, or outcome unknown (X1, K2)."""
-    for seed in range(10):
+    for seed in range(6):
         async with running_cluster(seed=seed, start=False) as cluster:
             processes = pausable(cluster)
             await cluster.start()
@@ -128,7 +128,7 @@ async def test_paused_majority(autojump_clock: object) -> None:
 
 async def test_everything_stands_still(autojump_clock: trio.testing.MockClock) -> None:
     """When the whole machine was suspended nobody campaigns against the leader, whatever was on its way (E10, K2)."""
-    for seed in range(20):
+    for seed in range(10):
         async with running_cluster(seed=seed) as cluster:
             leader = await cluster.elected()
             await cluster.settle(cluster.random.uniform(0, 0.5))
