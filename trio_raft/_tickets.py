@@ -40,7 +40,7 @@ class Ticket(Generic[ResultT]):
         if self._settled:
             await trio.lowlevel.checkpoint()
         elif self._waiting is None:
-            # Protected: Ctrl-C between these two lines would leave a task here that does not wait, and waking it is fatal.
+            # Protected: Ctrl-C between these two lines would leave a task here that does not wait; waking it is fatal.
             self._waiting = trio.lowlevel.current_task()
             await trio.lowlevel.wait_task_rescheduled(self._abort)
         else:
