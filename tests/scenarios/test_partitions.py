@@ -48,7 +48,7 @@ async def test_deposed_leaders_proposals(autojump_clock: object) -> None:
 
 
 async def test_deposed_leader_learns_of_its_successor(autojump_clock: object) -> None:
-    """A deposed leader comes back as a follower of the new one and names it to its callers (E8)."""
+    """A deposed leader comes back as a follower of the new one and names it to its callers (X3)."""
     async with running_cluster() as cluster:
         old = await cluster.elected()
         others = isolate(cluster, old)

@@ -164,7 +164,7 @@ async def test_many_applies_are_spread_over_turns(autojump_clock: object) -> Non
 
 
 async def test_large_commands_delay_no_heartbeat(autojump_clock: object) -> None:
-    """Batches of the largest commands hold up neither heartbeats nor small reads (K1, W4)."""
+    """Batches of the largest commands hold up neither heartbeats nor small reads (K1)."""
     async with running_cluster() as cluster:
         leader = await cluster.elected()
         large = bytes(trio_raft.Limits().max_command_bytes)
