@@ -47,7 +47,11 @@ class Timeouts:
     """A candidate that got no majority within a time drawn from [t, 2t) tries again."""
 
     leader_lease_timeout: float = 0.5
-    """A leader that had no round trip with a majority for so long steps down; it takes three heartbeats at least."""
+    """A leader that had no round trip with a majority for so long steps down; it takes three heartbeats at least.
+
+    A network needs three round trips within it, since a new leader dials, shakes hands and is answered once: with the
+    defaults they may take up to 0.16 s each.  On slower ones raise this and ``heartbeat_timeout`` together.
+    """
 
     commit_timeout: float = 0.05
     """When writes stop, followers learn the commit index after a time drawn from [t, 2t)."""
