@@ -2,6 +2,8 @@
 
 from trio_raft.testing._client import Client
 from trio_raft.testing._cluster import Cluster
+from trio_raft.testing._conformance import LogStoreConformance, NotConforming
+from trio_raft.testing._conformance_transport import TransportConformance
 from trio_raft.testing._determinism import DeterminismUnavailable, Latency, run
 from trio_raft.testing._failures import InvariantViolation, NodeFailed, SimulationFailed, TooSlow, Unanswered
 from trio_raft.testing._running import StartCluster, running_cluster
@@ -15,10 +17,13 @@ __all__ = [
     "DeterminismUnavailable",
     "InvariantViolation",
     "Latency",
+    "LogStoreConformance",
     "NodeFailed",
+    "NotConforming",
     "SimulationFailed",
     "StartCluster",
     "TooSlow",
+    "TransportConformance",
     "Unanswered",
     "run",
     "running_cluster",
