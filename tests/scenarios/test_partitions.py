@@ -15,7 +15,7 @@ from trio_raft._messages import AppendEntries, Message
 TIMEOUTS = trio_raft.Timeouts()
 
 NOTICED = TIMEOUTS.leader_lease_timeout + 2 * TIMEOUTS.heartbeat_interval
-"""Seconds until a leader without a majority has stepped down."""
+"""Seconds until a leader without a majority has stepped down, once it is past the grace of a new one."""
 
 
 def isolate(cluster: Cluster, node: Member) -> list[str]:
@@ -30,6 +30,7 @@ async def test_deposed_leaders_proposals(autojump_clock: object) -> None:
     for seed in range(5):
         async with running_cluster(seed=seed) as cluster:
             old = await cluster.elected()
+            await cluster.settle(TIMEOUTS.heartbeat_timeout)
             await cluster.write(old, b"before")
             others = isolate(cluster, old)
             began = trio.current_time()
@@ -153,6 +154,7 @@ async def test_leader_that_cannot_receive(autojump_clock: object) -> None:
     for seed in range(5):
         async with running_cluster(seed=seed) as cluster:
             old = await cluster.elected()
+            await cluster.settle(TIMEOUTS.heartbeat_timeout)
             others = cluster.others(old)
             for name in others:
                 cluster.network.cut(name, old.node_id)
@@ -167,6 +169,7 @@ async def test_leader_that_cannot_send(autojump_clock: object) -> None:
     for seed in range(5):
         async with running_cluster(seed=seed) as cluster:
             old = await cluster.elected()
+            await cluster.settle(TIMEOUTS.heartbeat_timeout)
             others = cluster.others(old)
             for name in others:
                 cluster.network.cut(old.node_id, name)
