@@ -8,7 +8,7 @@ answering (``FirstStart.answer``), so that one that was late adopts what the oth
 import trio
 
 from trio_raft._environment import draw_interval
-from trio_raft._errors import ProtocolError, error_text
+from trio_raft._errors import ProtocolError
 from trio_raft._events import BootstrapWaiting
 from trio_raft._messages import BootstrapReply, BootstrapStatement, Message, Purpose, ServerId
 from trio_raft._peers import dial_peer
@@ -49,7 +49,7 @@ async def _exchange_with(server: Server, peer: ServerId) -> None:
             finally:
                 await channel.drop()
         except (ChannelBroken, ProtocolError) as error:
-            server.first_start.problems[peer] = error_text(error)
+            server.first_start.problems[peer] = error.reason
         await server.environment.clock.sleep(pause)
         pause = min(2 * pause, server.config.timeouts.retry_backoff_cap)
 
@@ -63,7 +63,10 @@ async def _exchange_on(server: Server, channel: Channel) -> None:
         reply = await _answer_to(server, channel, first_start.statement())
         if not isinstance(reply, BootstrapReply):
             raise ProtocolError(channel.peer, f"answered a BootstrapStatement with {type(reply).__name__}")
-        server.first_start.problems.pop(channel.peer, None)
+        if not first_start.is_newest(channel.peer, channel.peer_boot_id):
+            # What is said on this connection is void; the handshake of a new one decides who speaks for the member.
+            raise ChannelBroken(channel.peer, "another process of this member has connected since")
+        first_start.problems.pop(channel.peer, None)
         first_start.learn(
             channel.peer,
             channel.peer_incarnation,
@@ -91,6 +94,6 @@ async def _report_missing(server: Server) -> None:
         # Let the others answer first; a start in step should say nothing.
         await server.environment.clock.sleep(server.config.timeouts.heartbeat_timeout)
         missing = server.first_start.missing
-        if missing != reported:
+        if missing and missing != reported:
             reported = missing
             server.events.publish(BootstrapWaiting(missing, server.first_start.trouble()))

@@ -15,7 +15,7 @@ but a task that was already woken runs on until its next await.
 import trio
 
 from trio_raft._environment import draw_interval, sleep_until_due
-from trio_raft._errors import ProtocolError, error_text
+from trio_raft._errors import ProtocolError
 from trio_raft._messages import Purpose, RequestVoteReply, ServerId
 from trio_raft._peers import dial_peer
 from trio_raft._records import Term
@@ -67,10 +67,11 @@ class _Round:
         self._request = request_vote.make(server.state, pre_vote=pre_vote)
         self._tally = Tally(server.state.configuration, term=self._request.term, pre_vote=pre_vote, own=server.node_id)
         self._unreachable: dict[ServerId, str] = {}
+        timeout = draw_interval(server.environment, server.config.timeouts.election_timeout)
+        self._ends = server.environment.clock.now() + timeout
 
     async def run(self) -> None:
         server = self._server
-        timeout = draw_interval(server.environment, server.config.timeouts.election_timeout)
         self._report()
         if self._decide():
             return
@@ -79,7 +80,7 @@ class _Round:
                 if voter != server.node_id and server.state.configuration.is_voter(voter):
                     nursery.start_soon(self._ask, voter, name=f"ask[{voter}]")
             # The whole time, even if everybody has refused: a new round at once would only split votes again.
-            await server.environment.clock.sleep(timeout)
+            await server.environment.clock.sleep_until(self._ends)
             nursery.cancel_scope.cancel()
         self._report()
 
@@ -99,7 +100,7 @@ class _Round:
                 finally:
                     await channel.drop()
             except (ChannelBroken, ProtocolError) as error:
-                self._unreachable[voter] = error_text(error)
+                self._unreachable[voter] = error.reason
             self._report()
             await server.environment.clock.sleep(pause)
             pause = min(2 * pause, server.config.timeouts.retry_backoff_cap)
@@ -124,7 +125,9 @@ class _Round:
     def _decide(self) -> bool:
         """Act on a majority, if there is one."""
         server, state = self._server, self._server.state
-        if not self._tally.won or not server.may_campaign():
+        # After a pause of the process, answers from before it may be read first; pre-votes tell how things stood then.
+        late = self._pre_vote and server.environment.clock.now() >= self._ends
+        if late or not self._tally.won or not server.may_campaign():
             return False
         supporters = ", ".join(sorted(self._tally.votes))
         if self._pre_vote:

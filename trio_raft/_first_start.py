@@ -72,6 +72,10 @@ class FirstStart:
         if not self.done and peer in self._bootstrap.members:
             self._processes[peer] = boot_id
 
+    def is_newest(self, peer: ServerId, boot_id: str) -> bool:
+        """Is this the process of the peer that shook hands last?  Only what it says counts."""
+        return self.done or self._processes.get(peer) == boot_id
+
     @trio.lowlevel.enable_ki_protection
     def answer(
         self, peer: ServerId, incarnation: Incarnation, boot_id: str, statement: BootstrapStatement
@@ -92,7 +96,7 @@ class FirstStart:
         stated_done: bool,
     ) -> None:
         """Take a peer's statement in, and make durable what it changed."""
-        if self._processes.get(peer) != boot_id:
+        if not self.is_newest(peer, boot_id):
             return
         replaced_before = self._bootstrap.replaced_for
         if self._bootstrap.learn(peer, incarnation, stated=stated, stated_done=stated_done):

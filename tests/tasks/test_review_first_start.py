@@ -6,10 +6,10 @@ from trio.testing import MockClock
 
 import trio_raft
 from tests.support.cluster import running_cluster
-from tests.tasks.parts import N2, N3, ScriptedPeer, incarnation, make_config, make_server, store_of
+from tests.tasks.parts import N1, N2, N3, ScriptedPeer, incarnation, make_config, make_server, store_of
 from trio_raft import MemoryLogStore
 from trio_raft._bootstrap import settle_first_configuration
-from trio_raft._messages import BootstrapStatement, Purpose
+from trio_raft._messages import BootstrapReply, BootstrapStatement, Purpose
 from trio_raft.testing._network import MemoryNetwork
 
 
@@ -50,3 +50,27 @@ async def test_exchanged_directory_ends_waits(autojump_clock: MockClock) -> None
         await cluster.start("n3")
         with pytest.raises(trio_raft.IncarnationRefused):
             await cluster.node("n3").wait_leader()
+
+
+async def test_handshake_of_a_dead_process_that_comes_late(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    """A member whose earlier process is heard of once more, late, is dialled anew, and what it says counts again
+    (O1, W2).
+    """
+    network = MemoryNetwork()
+    two = (N1, N2)
+    server = await make_server(config=make_config(members=two), settled=False, network=network)
+    nursery.start_soon(server.journal.run)
+    peer = ScriptedPeer(make_config(N2, members=two), answers_heartbeats=False)
+    await peer.listen(network, nursery)
+    nursery.start_soon(settle_first_configuration, server)
+    first = await peer.channel(Purpose.CONTROL)
+    server.first_start.meet(N2, "an earlier process")
+    settled = {member: incarnation(member) for member in two}
+    frame = await first.receive()
+    await first.send(BootstrapReply(settled, True), request_id=frame.request_id)
+    second = await peer.channel(Purpose.CONTROL)
+    assert not server.ready
+    frame = await second.receive()
+    await second.send(BootstrapReply(settled, True), request_id=frame.request_id)
+    await trio.sleep(1)
+    assert server.ready

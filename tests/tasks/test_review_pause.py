@@ -3,10 +3,12 @@
 import trio
 from trio.testing import MockClock
 
-from tests.tasks.parts import command, lanes, lead_term, make_server, record
+from tests.tasks.parts import N2, N3, command, lanes, lead_term, make_server, record
+from trio_raft._election import _Round
 from trio_raft._environment import Lane
 from trio_raft._events import DiskStalled, RoleChanged
 from trio_raft._leadership import lead
+from trio_raft._messages import RequestVoteReply
 from trio_raft._records import Term
 from trio_raft._rules.state import Role
 
@@ -73,3 +75,18 @@ async def test_pause_is_no_dead_log(mock_clock: MockClock, nursery: trio.Nursery
     await trio.sleep(3)
     assert server.leads(Term(1))
     assert [event.role for event in recorder.of(RoleChanged)][-1] == Role.LEADER.value
+
+
+async def test_pre_votes_from_before_a_pause(mock_clock: MockClock, nursery: trio.Nursery) -> None:
+    """Pre-votes that waited in the socket while the process stood still lift no term: they tell how things stood
+    before (E6, E8, K2).
+    """
+    mock_clock.autojump_threshold = 0
+    server = await make_server(term=3)
+    server.transition(Term(3), Role.CANDIDATE, "the test says so")
+    campaign_round = _Round(server, pre_vote=True)
+    await trio.sleep(0.1)
+    mock_clock.jump(5)
+    for voter in (N2, N3):
+        campaign_round._digest(voter, RequestVoteReply(Term(3), True, True, Term(4)))
+    assert (server.state.role, server.state.current_term) == (Role.CANDIDATE, 3)
