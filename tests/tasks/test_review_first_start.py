@@ -64,11 +64,12 @@ async def test_handshake_of_a_dead_process_that_comes_late(autojump_clock: MockC
     await peer.listen(network, nursery)
     nursery.start_soon(settle_first_configuration, server)
     first = await peer.channel(Purpose.CONTROL)
-    server.first_start.meet(N2, "an earlier process")
     settled = {member: incarnation(member) for member in two}
     frame = await first.receive()
+    server.first_start.meet(N2, "an earlier process")
     await first.send(BootstrapReply(settled, True), request_id=frame.request_id)
-    second = await peer.channel(Purpose.CONTROL)
+    with trio.fail_after(60):
+        second = await peer.channel(Purpose.CONTROL)
     assert not server.ready
     frame = await second.receive()
     await second.send(BootstrapReply(settled, True), request_id=frame.request_id)
