@@ -9,7 +9,8 @@ from tests.support.cluster import running_cluster
 from tests.tasks.parts import N1, N2, N3, ScriptedPeer, incarnation, make_config, make_server, store_of
 from trio_raft import MemoryLogStore
 from trio_raft._bootstrap import settle_first_configuration
-from trio_raft._messages import BootstrapReply, BootstrapStatement, Purpose
+from trio_raft._messages import BootstrapReply, BootstrapStatement, Incarnation, Purpose, ServerId
+from trio_raft._transport import Channel, ChannelBroken
 from trio_raft.testing._network import MemoryNetwork
 
 
@@ -52,6 +53,16 @@ async def test_exchanged_directory_ends_waits(autojump_clock: MockClock) -> None
             await cluster.node("n3").wait_leader()
 
 
+async def keep_stating(channel: Channel, request_id: int, settled: dict[ServerId, Incarnation]) -> None:
+    """Answer this statement and all that follow on the connection."""
+    try:
+        while True:
+            await channel.send(BootstrapReply(settled, True), request_id=request_id)
+            request_id = (await channel.receive()).request_id
+    except ChannelBroken:
+        pass
+
+
 async def test_handshake_of_a_dead_process_that_comes_late(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     """A member whose earlier process is heard of once more, late, is dialled anew, and what it says counts again
     (O1, W2).
@@ -67,7 +78,7 @@ async def test_handshake_of_a_dead_process_that_comes_late(autojump_clock: MockC
     settled = {member: incarnation(member) for member in two}
     frame = await first.receive()
     server.first_start.meet(N2, "an earlier process")
-    await first.send(BootstrapReply(settled, True), request_id=frame.request_id)
+    nursery.start_soon(keep_stating, first, frame.request_id, settled)
     with trio.fail_after(60):
         second = await peer.channel(Purpose.CONTROL)
     assert not server.ready
