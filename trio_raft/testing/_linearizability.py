@@ -83,9 +83,9 @@ def check_linearizable(
     """Decide whether the operations could have happened one at a time, each between its begin and its return.
 
     ``history``: a ``History``, or some operations of one.  ``seconds``, measured by ``stopwatch``, and ``max_steps``
-    (some 500 bytes of memory each, and the state) bound the work on all keys together; every key gets its share of what is left.
-    One failing key decides against the history, whatever the others' verdicts; otherwise one undecided key leaves it
-    unknown.
+    (some 500 bytes of memory each, and a state) bound the work on all keys together; every key gets its share of what
+    is left.  One failing key decides against the history, whatever the others' verdicts; otherwise one undecided key
+    leaves it unknown.
 
     ValueError: a bound is not positive.  TypeError: ``model`` is no instance of ``Model``.  What the model raises
     passes through, with a note of what it was asked.
