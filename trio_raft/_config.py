@@ -49,8 +49,8 @@ class Timeouts:
     leader_lease_timeout: float = 0.5
     """A leader that had no round trip with a majority for so long steps down; it takes three heartbeats at least.
 
-    A network needs three round trips within it, since a new leader dials, shakes hands and is answered once: with the
-    defaults they may take up to 0.16 s each.  On slower ones raise this and ``heartbeat_timeout`` together.
+    Two round trips of the network must fit into it, since an answer speaks for the moment of its question: with the
+    defaults they may take up to 0.2 s each.  On slower networks raise this and ``heartbeat_timeout`` together.
     """
 
     commit_timeout: float = 0.05

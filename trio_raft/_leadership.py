@@ -31,16 +31,23 @@ async def lead(server: Server) -> None:
 
 
 async def _watch_contact(server: Server, term: Term) -> None:
-    """Step down when no majority answered heartbeats for ``leader_lease_timeout``."""
-    timeouts = server.config.timeouts
+    """Step down when no majority answered heartbeats for ``leader_lease_timeout``.
+
+    A new leader has ``heartbeat_timeout`` for its first contact: it dials and shakes hands before, three round trips,
+    which on a slow network would use up a lease.
+    """
+    clock, timeouts = server.environment.clock, server.config.timeouts
+    began = clock.now()
+
+    def due() -> float:
+        contact = _quorum_contact(server)
+        patience = timeouts.leader_lease_timeout if contact > began else timeouts.heartbeat_timeout
+        return max(contact, began) + patience
+
     while server.leads(term):
-        await sleep_until_due(
-            server.environment.clock,
-            lambda: _quorum_contact(server) + timeouts.leader_lease_timeout,
-            interval=timeouts.heartbeat_interval,
-        )
+        await sleep_until_due(clock, due, interval=timeouts.heartbeat_interval)
         if server.leads(term):
-            server.step_down(f"no majority answered for {timeouts.leader_lease_timeout} s")
+            server.step_down(f"no majority answered for {clock.now() - _quorum_contact(server):.2f} s")
 
 
 async def _watch_log(server: Server, term: Term) -> None:
@@ -76,7 +83,7 @@ def _quorum_append_contact(server: Server) -> float:
     progresses = {follower.id: follower.progress for follower in server.followers.values()}
     return _quorum_time(
         server,
-        {id: progress.last_append_contact for id, progress in progresses.items() if progress.counts_for_quorum},
+        {peer: progress.last_append_contact for peer, progress in progresses.items() if progress.counts_for_quorum},
     )
 
 

@@ -63,6 +63,8 @@ class _Replication:
         self._term: Term = server.state.current_term
         self._follower = follower
         self._progress = follower.progress
+        self._beat_due = 0.0
+        """When the next heartbeat leaves, unless a read asks before."""
         self._reply_scope: trio.CancelScope | None = None
         """Expires when the oldest request in flight is overdue; only while a pipeline is open."""
 
@@ -318,6 +320,8 @@ class _Replication:
         if not self._leads():
             return False
         sent_at = self._clock.now()
+        # From the sending on: on a slow network the round trip is part of the interval, and contact stays young.
+        self._beat_due = sent_at + draw_interval(server.environment, self._timeouts.heartbeat_interval)
         request = Heartbeat(self._term, server.node_id, server.reads.sent())
         reply = await self._answer_within(self._timeouts.heartbeat_timeout / 2, channel, request)
         if not isinstance(reply, HeartbeatReply):
@@ -346,7 +350,7 @@ class _Replication:
         # A follower that is not ready acknowledges nothing, however often it is asked.
         if self._follower.ready and self._server.reads.outstanding(self._follower.id):
             return
-        with self._clock.move_on_after(draw_interval(self._server.environment, self._timeouts.heartbeat_interval)):
+        with self._clock.move_on_at(self._beat_due):
             await self._server.heartbeat_lot.park()
 
     async def _back_off(self, failures: int) -> None:
