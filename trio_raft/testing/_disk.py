@@ -226,6 +226,11 @@ class SimDisk:
         """What reading shows."""
         return bytes(self._files[path].visible)
 
+    def read_durable(self, path: Path, *, size: int, offset: int) -> bytes:
+        """What is certain to be there after a power cut, as ``read`` shows it; nothing of a file that may be gone."""
+        file = self._durable_names.get(path)
+        return b"" if file is None else bytes(file.durable[offset : offset + size])
+
     def overwrite(self, path: Path, content: bytes) -> None:
         """Exchange a file's contents, durably: damage, or another program's doing."""
         self._files[path] = File(bytearray(content), bytearray(content))
@@ -286,17 +291,17 @@ class SimDisk:
     def write(self, descriptor: int, data: bytes | bytearray, *, offset: int) -> None:
         file, path = self._open[descriptor]
         fault = self._begin("write", path, take_fault=False)
+        done = len(data) if fault is None else _whole_sectors(len(data) * fault.part, offset)
         if descriptor in self._read_only:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF), str(path))
         if self.capacity is not None:
             others = sum(len(each.visible) for each in self._every_file() if each is not file)
             room = self.capacity - others - offset
             if len(data) > room and offset + len(data) > len(file.visible):
-                fault = _Fault("write", errno.ENOSPC, 1, max(0.0, room / len(data)))
+                fault, done = _Fault("write", errno.ENOSPC, 1, 0.0), max(0, room)
                 self._count("disk full")
-        done = data if fault is None else data[: int(len(data) * fault.part)]
         if done:
-            self._write(file, path, done, offset)
+            self._write(file, path, data[:done], offset)
         if fault is not None:
             if done:
                 self._count("short write")
@@ -306,10 +311,7 @@ class SimDisk:
         file, path = self._open[descriptor]
         fault = self._begin("sync", path, take_fault=False)
         if fault is not None:
-            # An earlier sync of this very call was for these: it stays true.
-            earlier = self._call.barriers if self._call else []
-            secured = {write: None for barrier in earlier for write in barrier.writes}
-            file.forget([write for write in file.pending if write not in secured])
+            file.forget_pending()
             raise OSError(fault.number, os.strerror(fault.number), str(path))
         self._sync(Barrier(file, list(file.pending)))
 
@@ -383,3 +385,9 @@ class SimDisk:
                     self._durable_names[name.unit.path] = name.file
                 else:
                     self._durable_names.pop(name.unit.path, None)
+
+
+def _whole_sectors(size: float, offset: int) -> int:
+    """How many bytes from there on, at most ``size``, end with a sector: systems copy pages, and stop between two."""
+    end = offset + int(size)
+    return max(0, end - end % SECTOR_BYTES - offset)

@@ -1,0 +1,177 @@
+"""One run of the swarm, from its seed to its report.
+
+A plan is drawn; the cluster runs under it with clients at work and the nemesis loose; then everything is repaired, and
+it has to converge, to serve, and to hold on every disk what a client was told; every key is read once more, and the
+whole history has to be linearizable.
+
+House rule: a report says ``ok`` only at the end of all that.  Whatever else happens, an error of the kit included, is
+a failed run.
+"""
+
+import itertools
+import math
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import attrs
+import trio
+
+from trio_raft.testing._cluster import Cluster
+from trio_raft.testing._determinism import divide, run
+from trio_raft.testing._disk_faults import DISK_FAULTS
+from trio_raft.testing._failures import SimulationFailed
+from trio_raft.testing._healing import heal_and_prove
+from trio_raft.testing._linearizability import check_linearizable
+from trio_raft.testing._link_faults import LINK_FAULTS
+from trio_raft.testing._mutants import MUTANTS
+from trio_raft.testing._nemesis import Nemesis
+from trio_raft.testing._node_faults import NODE_FAULTS
+from trio_raft.testing._running import running_cluster
+from trio_raft.testing._swarm import Plan, Wishes, draw_plan
+from trio_raft.testing._trace import Trace
+from trio_raft.testing._workload import Shelf, Worker, work
+
+STRIKES = NODE_FAULTS | LINK_FAULTS | DISK_FAULTS
+"""Every kind of fault, by its name."""
+
+SEARCH_STEPS = 300_000
+"""Of the check of the history; a count, not a time, so that every machine comes to the same verdict."""
+
+FINAL_READ_SECONDS = 30.0
+"""Virtual seconds for each read of the healed cluster."""
+
+LINES_OF_A_FAILURE = 40
+"""Of the trace, in the report of a failed run."""
+
+
+@attrs.frozen(kw_only=True)
+class SeedReport:
+    """How one run went."""
+
+    seed: int
+    ok: bool
+    violation: str
+    """What went wrong, in the words of the error; empty if nothing did."""
+    trace_hash: str
+    """The same for each run of the seed."""
+    virtual_seconds: float
+    counts: Mapping[str, int]
+    """Faults by kind (``fault: …``), and what came of them."""
+    trace: tuple[str, ...] = ()
+    """The last lines of a failed run; all lines if they were asked for."""
+
+
+def run_seed(
+    seed: int,
+    *,
+    wishes: Wishes = Wishes(),  # noqa: B008  # frozen
+    mutant: str | None = None,
+    trace: bool = False,
+) -> SeedReport:
+    """Run one seed, in this process.  ``mutant``: with that deliberate fault; ``trace``: keep every line.
+
+    ValueError: an unknown mutant, or wishes that cannot be met.  Everything that goes wrong inside is reported.
+    """
+    if mutant is not None and mutant not in MUTANTS:
+        raise ValueError(f"there is no mutant {mutant!r}. Known: {', '.join(MUTANTS)}")
+    plan = draw_plan(seed, wishes)
+    watched = _Run(plan, Trace(keep=None) if trace else Trace())
+    failure: BaseException | None = None
+    with MUTANTS[mutant].applied() if mutant is not None else nullcontext():
+        try:
+            run(watched.simulate, seed=seed)
+        except Exception as error:
+            failure = error
+    ok = failure is None and watched.proved
+    lines = watched.trace.lines() if trace else watched.trace.lines(last=LINES_OF_A_FAILURE)
+    return SeedReport(
+        seed=seed,
+        ok=ok,
+        violation="" if ok else _describe(failure),
+        trace_hash=watched.trace.digest(),
+        virtual_seconds=watched.virtual_seconds,
+        counts=dict(sorted(watched.counts.items())),
+        trace=tuple(lines) if trace or not ok else (),
+    )
+
+
+class _Run:
+    """What is gathered while a seed runs; there is a report even of a run that fails."""
+
+    def __init__(self, plan: Plan, trace: Trace) -> None:
+        self.plan = plan
+        self.trace = trace
+        self.counts: dict[str, int] = {}
+        self.virtual_seconds = 0.0
+        self.proved = False
+
+    async def simulate(self) -> None:
+        """The whole run.  Raises whatever went wrong."""
+        self.trace.note("plan", str(self.plan))
+        async with running_cluster(Shelf, self.plan.settings, trace=self.trace) as cluster:
+            try:
+                await self._trouble_and_proof(cluster)
+                cluster.check()
+                self.proved = True
+            finally:
+                self.virtual_seconds = cluster.clock.now()
+                self._take_stock(cluster)
+
+    async def _trouble_and_proof(self, cluster: Cluster[Any, Any]) -> None:
+        plan = self.plan
+        numbers = itertools.count(1)
+        workers = [
+            Worker(
+                cluster.client(f"c{number}"),
+                plan.workload,
+                clock=cluster.clock,
+                random=divide(plan.seed, "worker", number),
+                numbers=numbers,
+                count=self.count,
+            )
+            for number in range(1, plan.workload.clients + 1)
+        ]
+        nemesis = Nemesis(cluster, plan, STRIKES, note=lambda what: self.trace.note("kit", what))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(nemesis.run)
+            with cluster.clock.move_on_after(plan.seconds):
+                await work(workers)
+            nemesis.end()
+        for fault, times in nemesis.injected.items():
+            self.count(f"fault: {fault}", times)
+        self.trace.note("kit", "the time of trouble is over")
+        nemesis.calm()
+        await heal_and_prove(cluster)
+        cluster.invariants.finish()
+        for key in plan.workload.names:
+            await workers[0].read(key, within=FINAL_READ_SECONDS)
+        self._check_history(cluster)
+
+    def _check_history(self, cluster: Cluster[Any, Any]) -> None:
+        self.trace.note("kit", "the clients' history:\n" + cluster.history.describe())
+        verdict = check_linearizable(
+            cluster.history, self.plan.workload.model, seconds=math.inf, max_steps=SEARCH_STEPS
+        )
+        self.count("operations judged", len(cluster.history))
+        if not verdict:
+            raise SimulationFailed(self.plan.seed, f"the history is {verdict.outcome}: {verdict.explanation}")
+
+    def count(self, what: str, times: int = 1) -> None:
+        """Add to a count of the report."""
+        self.counts[what] = self.counts.get(what, 0) + times
+
+    def _take_stock(self, cluster: Cluster[Any, Any]) -> None:
+        for what, times in cluster.network.injected.items():
+            self.count(f"network: {what}", times)
+        for member in cluster.members.values():
+            self.count("lives", member.lives)
+            for what, times in member.disk.injected.items():
+                self.count(f"disk: {what}", times)
+
+
+def _describe(failure: BaseException | None) -> str:
+    if failure is None:
+        return "the run ended before its end"
+    text = str(failure) if isinstance(failure, SimulationFailed) else f"{type(failure).__name__}: {failure}"
+    return "\n".join([text, *getattr(failure, "__notes__", ())])

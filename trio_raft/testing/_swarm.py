@@ -1,0 +1,249 @@
+"""What a seed draws: the cluster, its clients, and what will go wrong.
+
+One set of settings, however well chosen, tests one corner.  So every run draws its own: its size, timeouts, bounds
+(down to 1), how slow links and disks are, what the clients do; and which kinds of faults it knows at all.  A run
+without crashes lets partitions go on for longer than any run with everything would; a run without any fault shows what
+faults would hide.  (Groce et al., "Swarm testing", 2012.)
+
+House rule: a plan is data.  Nothing is drawn later that could have been drawn here, except by the parts themselves,
+each from its own generator.
+"""
+
+from random import Random
+from typing import Final
+
+import attrs
+
+from trio_raft._config import Limits, Timeouts
+from trio_raft.testing._determinism import Latency, divide
+from trio_raft.testing._settings import ClusterSettings
+from trio_raft.testing._workload import Workload
+
+SECONDS: Final = 20.0
+"""Virtual seconds of trouble in each run; healing comes after that."""
+
+FAULTS: Final = (
+    "crash",
+    "crash many",
+    "kill",
+    "pause",
+    "isolate",
+    "isolate leader",
+    "halves",
+    "bridge",
+    "ring",
+    "one way",
+    "half open",
+    "reset",
+    "torn frame",
+    "clog",
+    "slow link",
+    "narrow link",
+    "clock jump",
+    "disk error",
+    "disk full",
+    "short write",
+    "short stall",
+    "long stall",
+    "slow disk",
+    "old copy",
+    "bit flip",
+    "wiped disk",
+)
+"""Every kind of fault, by the names that the command line knows."""
+
+RUINS: Final = ("bit flip", "wiped disk")
+"""Faults after which the member rightly refuses to take part, for the rest of the run."""
+
+LEAST_FRAME_BYTES = 8 << 10
+"""A frame body has to hold a command and a member map."""
+
+
+@attrs.frozen(kw_only=True)
+class Plan:
+    """One run, as its seed decides it."""
+
+    seed: int
+    seconds: float
+    """Virtual, of trouble."""
+    settings: ClusterSettings
+    workload: Workload
+    faults: tuple[str, ...]
+    """The kinds of faults that this run knows."""
+    fault_pause: float
+    """Seconds between two faults, on average."""
+    most_faults: int
+    """So many faults may be on at the same time."""
+    ruined: int
+    """Members that may lose their disk for good, or have it damaged."""
+
+    def __attrs_post_init__(self) -> None:
+        unknown = [fault for fault in self.faults if fault not in FAULTS]
+        if unknown:
+            raise ValueError(f"seed {self.seed}: unknown faults {', '.join(unknown)}. Known: {', '.join(FAULTS)}")
+        size = self.settings.size
+        if 2 * (size - self.ruined) <= size and any(fault in RUINS for fault in self.faults):
+            raise ValueError(
+                f"seed {self.seed}: with the disks of {self.ruined} of {size} members ruined ({', '.join(RUINS)}), no "
+                f"majority is left for ever, and nothing can be proved. At most {(size - 1) // 2} may be"
+            )
+
+    def __str__(self) -> str:
+        timeouts, limits = _differences(self.settings.timeouts), _differences(self.settings.limits)
+        rhythm = f"every {self.fault_pause:.2g} s, at most {self.most_faults} at a time, {self.ruined} disks ruined"
+        return "\n".join(
+            [
+                f"seed {self.seed}: {self.settings.size} members, {self.seconds:g} virtual seconds, then healing",
+                f"  timeouts: {timeouts or 'default'}",
+                f"  limits:   {limits}",
+                f"  links:    {self.settings.link}",
+                f"  disks:    {self.settings.disk}, clocks drift by {self.settings.drift:.3g}",
+                f"  clients:  {self.workload}",
+                f"  faults:   {', '.join(self.faults) or 'none'}; {rhythm}",
+            ]
+        )
+
+
+@attrs.frozen(kw_only=True)
+class Wishes:
+    """What the person who runs the swarm decides, in place of the seed."""
+
+    seconds: float = SECONDS
+    size: int | None = None
+    faults: tuple[str, ...] | None = None
+    """Only these kinds, all of them in each run; empty: none."""
+    ruined: int | None = None
+
+    @property
+    def arguments(self) -> list[str]:
+        """The same on the command line."""
+        words: list[str] = []
+        if self.seconds != SECONDS:
+            words += ["--seconds", f"{self.seconds:g}"]
+        if self.size is not None:
+            words += ["--size", str(self.size)]
+        if self.faults is not None:
+            words += ["--faults", ",".join(self.faults) or "none"]
+        if self.ruined is not None:
+            words += ["--ruined", str(self.ruined)]
+        return words
+
+
+def draw_plan(seed: int, wishes: Wishes = Wishes()) -> Plan:
+    """The run of this seed.  ValueError: the wishes leave no majority, or make no sense otherwise."""
+    if not 0 < wishes.seconds < float("inf"):
+        raise ValueError(f"seed {seed}: a run takes a positive number of virtual seconds, not {wishes.seconds}")
+    random = divide(seed, "plan")
+    size = random.choices((1, 3, 4, 5, 7), weights=(1, 10, 2, 4, 1))[0]
+    size = wishes.size if wishes.size is not None else size
+    calm = random.random() < 0.05
+    faults = () if calm else tuple(fault for fault in FAULTS if random.random() < 0.5)
+    ruined = random.randrange((max(size, 1) - 1) // 2 + 1)
+    timeouts = _draw_timeouts(random)
+    settings = ClusterSettings(
+        size=size,
+        seed=seed,
+        timeouts=timeouts,
+        limits=_draw_limits(random),
+        # Whoever sets shorter timeouts has quicker links and disks.
+        link=_draw_link(random, unit=timeouts.heartbeat_timeout),
+        disk=_draw_disk(random, unit=timeouts.heartbeat_timeout),
+        drift=random.choice((0.0, 0.0, 0.001, 0.02)),
+        time_limit=wishes.seconds + 1000.0,
+        heals=False,
+    )
+    return Plan(
+        seed=seed,
+        seconds=wishes.seconds,
+        settings=settings,
+        workload=_draw_workload(random, settings.limits),
+        faults=faults if wishes.faults is None else wishes.faults,
+        fault_pause=random.choice((0.3, 0.7, 1.5, 3.0)),
+        most_faults=random.choice((1, 2, 4)),
+        ruined=ruined if wishes.ruined is None else wishes.ruined,
+    )
+
+
+def _draw_timeouts(random: Random) -> Timeouts:
+    """The defaults in every third run; otherwise faster or slower throughout, with some drawn by themselves."""
+    if random.random() < 0.33:
+        return Timeouts()
+    factor = random.choice((0.3, 0.5, 1.0))
+    values = {name: value * factor for name, value in attrs.asdict(Timeouts()).items()}
+    values["dial_timeout"] = random.choice((0.3, 1.0, 3.0)) * factor
+    values["frame_timeout"] = random.choice((0.5, 5.0)) * factor
+    values["commit_timeout"] = random.choice((0.002, 0.05, 0.5)) * factor
+    values["disk_stall_timeout"] = random.choice((0.3, 1.0, 2.0)) * factor
+    values["request_timeout"] = max(random.choice((0.5, 2.0, 5.0)) * factor, values["disk_stall_timeout"])
+    values["replication_stall_timeout"] = max(random.choice((2.0, 10.0)) * factor, values["request_timeout"])
+    values["election_timeout"] = values["heartbeat_timeout"] * random.choice((1.0, 1.0, 2.0))
+    values["leader_lease_timeout"] = values["heartbeat_timeout"] * random.choice((0.4, 0.5, 1.0))
+    values["retry_backoff_cap"] = random.choice((0.05, 1.0)) * factor
+    return Timeouts(**values)
+
+
+def _draw_limits(random: Random) -> Limits:
+    """Each bound is wide, narrow, or 1; the files are as small as the other bounds allow, or a few times that."""
+    frame = random.choice((1, 1, 4)) * LEAST_FRAME_BYTES
+    batch = random.choice((1, 512, frame // 2))
+    journal = random.choice((1, 2048, 16 << 10))
+    least_segment = journal + frame + (1 << 10) + (64 << 10)
+    return Limits(
+        max_command_bytes=random.choice((256, frame // 2)),
+        max_batch_entries=random.choice((1, 2, 64)),
+        max_batch_bytes=batch,
+        max_frame_body=frame,
+        pipeline_requests=random.choice((1, 2, 4)),
+        pipeline_bytes=random.choice((1, 1024, 1 << 20)),
+        journal_batch_bytes=journal,
+        pending_bytes=random.choice((1, 1024, 1 << 20)),
+        log_memory_bytes=random.choice((1, 1024, 1 << 20)),
+        segment_bytes=random.choice((least_segment, least_segment, 4 * least_segment)),
+        apply_batch_entries=random.choice((1, 2, 256)),
+        event_buffer=random.choice((1, 256)),
+    )
+
+
+def _draw_link(random: Random, *, unit: float) -> Latency:
+    typical = random.choice((0.0002, 0.0005, 0.005, 0.03)) * unit
+    return Latency(
+        typical,
+        jitter=random.choice((0.0, 0.5, 0.9)),
+        tail=random.choice((0.0, 0.01, 0.05)),
+        longest=random.choice((0.1, 0.5, 2.0)),
+    )
+
+
+def _draw_disk(random: Random, *, unit: float) -> Latency:
+    typical = random.choice((0.0001, 0.001, 0.005, 0.02)) * unit
+    return Latency(
+        typical,
+        jitter=random.choice((0.0, 0.9)),
+        tail=random.choice((0.0, 0.01, 0.05)),
+        longest=random.choice((0.1, 0.5)),
+    )
+
+
+def _draw_workload(random: Random, limits: Limits) -> Workload:
+    clients = random.choice((1, 3, 5, 8))
+    return Workload(
+        shape=random.choice(("lists", "values")),
+        clients=clients,
+        # About so many calls a second, all clients together.
+        pause=clients / random.choice((5.0, 20.0, 20.0, 60.0)),
+        keys=random.choice((1, 3, 10)),
+        read_share=random.choice((0.1, 0.3, 0.6)),
+        # The encoded command also names its class, key and value.
+        padding=max(0, random.choice((0, 64, limits.max_command_bytes)) - 128),
+        patience=random.choice((1.0, 5.0, 15.0)),
+    )
+
+
+def _differences(settings: Timeouts | Limits) -> str:
+    """What is not as by default."""
+    default = type(settings)()
+    return ", ".join(
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in attrs.asdict(settings).items()
+        if value != getattr(default, name)
+    )

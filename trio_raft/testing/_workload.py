@@ -1,0 +1,206 @@
+"""What the clients of the swarm do: a small state machine that is easy to judge, and clients that never rest.
+
+Every value that is written is a number that nobody wrote before, so that a read says which write it saw.  There are two
+shapes: ``lists`` only grow, and one read shows every write, in order; ``values`` are put, exchanged and deleted, and a
+stale read shows at once.
+
+House rule: a client records what it asked and what it was told, and judges nothing; ``check_linearizable`` does.
+"""
+
+import itertools
+from collections.abc import Callable, Hashable
+from random import Random
+from typing import Any, Literal
+
+import attrs
+import trio
+
+from trio_raft._environment import Clock
+from trio_raft._errors import LeadershipLost, Rejected
+from trio_raft.abc import Committed, StateMachine
+from trio_raft.testing._client import Client
+from trio_raft.testing._failures import Unanswered
+from trio_raft.testing._models import Append, AppendList, CompareAndSwap, Delete, Get, KeyValue, Model, Put, Read
+
+Shape = Literal["lists", "values"]
+
+NOTHING = 0
+"""Stands for "no value" in a swap: numbers count from 1."""
+
+KEY_REFUSED = "refused"
+"""Commands on this key are refused by every machine, and change nothing."""
+
+
+@attrs.frozen
+class Add:
+    """Append ``value`` to the list ``key``."""
+
+    key: str
+    value: int
+    padding: bytes = b""
+    """Only there to make the command longer."""
+
+
+@attrs.frozen
+class Set:
+    """Let ``key`` hold ``value``."""
+
+    key: str
+    value: int
+    padding: bytes = b""
+
+
+@attrs.frozen
+class Swap:
+    """Let ``key`` hold ``value`` if it holds ``expected``; the result says whether."""
+
+    key: str
+    expected: int
+    value: int
+
+
+@attrs.frozen
+class Remove:
+    """Let ``key`` hold nothing."""
+
+    key: str
+
+
+class Shelf(StateMachine[Add | Set | Swap | Remove, bool]):
+    """Lists and values, by key."""
+
+    def __init__(self) -> None:
+        self.lists: dict[str, list[int]] = {}
+        self.values: dict[str, int] = {}
+
+    def apply(self, entry: Committed[Add | Set | Swap | Remove]) -> bool:
+        command = entry.command
+        if command.key == KEY_REFUSED:
+            raise Rejected(f"{command} is refused on every server")
+        match command:
+            case Add(key, value):
+                self.lists.setdefault(key, []).append(value)
+            case Set(key, value):
+                self.values[key] = value
+            case Swap(key, expected, value):
+                if self.values.get(key, NOTHING) != expected:
+                    return False
+                self.values[key] = value
+            case Remove(key):
+                self.values.pop(key, None)
+        return True
+
+
+@attrs.frozen(kw_only=True)
+class Workload:
+    """What the clients of one run do."""
+
+    shape: Shape = "lists"
+    clients: int = 4
+    """They work side by side, each on one thing at a time."""
+    pause: float = 0.2
+    """Seconds that a client rests between two calls, on average; 0: never."""
+    keys: int = 3
+    read_share: float = 0.3
+    padding: int = 0
+    """The most bytes that are added to a command."""
+    patience: float = 5.0
+    """Virtual seconds after which a client gives up on a call, and makes another."""
+
+    @property
+    def names(self) -> list[str]:
+        """The keys that are read and written."""
+        return [f"k{number}" for number in range(self.keys)]
+
+    @property
+    def model(self) -> Model[Any, Any]:
+        """By which the history is judged."""
+        return AppendList() if self.shape == "lists" else KeyValue()
+
+
+class Worker:
+    """One client that never rests."""
+
+    def __init__(
+        self,
+        client: Client[Any, Any],
+        workload: Workload,
+        *,
+        clock: Clock,
+        random: Random,
+        numbers: "itertools.count[int]",
+        count: Callable[[str], None],
+    ) -> None:
+        self._client = client
+        self._workload = workload
+        self._clock = clock
+        self._random = random
+        self._numbers = numbers
+        self._count = count
+        self._last: dict[str, int] = {}
+        """What this client knows of each value, for swaps."""
+
+    async def run(self) -> None:
+        """Write and read until cancelled."""
+        random, workload = self._random, self._workload
+        while True:
+            await self._clock.sleep(random.expovariate(1 / workload.pause) if workload.pause else 0.0)
+            key = random.choice(workload.names)
+            try:
+                if random.random() < workload.read_share:
+                    await self.read(key, within=workload.patience)
+                else:
+                    await self._write(key)
+            except LeadershipLost:
+                self._count("writes with unknown outcome")
+            except Unanswered as error:
+                self._count("writes with unknown outcome" if error.sent else "calls without an answer")
+
+    async def read(self, key: str, *, within: float) -> None:
+        """One linearizable read, answered within so many virtual seconds."""
+        if self._workload.shape == "lists":
+            await self._client.read(
+                lambda machine: tuple(machine.lists.get(key, ())), key=key, action=Read(), within=within
+            )
+        else:
+            value = await self._client.read(
+                lambda machine: machine.values.get(key), key=key, action=Get(), within=within
+            )
+            self._last[key] = value or NOTHING
+        self._count("reads")
+
+    async def _write(self, key: str) -> None:
+        command, action = self._draw_write(key)
+        try:
+            await self._client.propose(command, key=command.key, action=action, within=self._workload.patience)
+        except Rejected:
+            self._count("writes refused by the machine")
+        else:
+            self._count("writes")
+
+    def _draw_write(self, key: str) -> tuple[Add | Set | Swap | Remove, Hashable]:
+        random, value = self._random, next(self._numbers)
+        padding = bytes(random.randrange(self._workload.padding + 1))
+        kind = random.random()
+        if kind < 0.03:
+            # Both models take this for a write of nothing that anybody reads.
+            refused = Add(KEY_REFUSED, value) if self._workload.shape == "lists" else Set(KEY_REFUSED, value)
+            return refused, Append(value) if self._workload.shape == "lists" else Put(value)
+        if self._workload.shape == "lists":
+            return Add(key, value, padding), Append(value)
+        if kind < 0.3:
+            expected = self._last.get(key, NOTHING)
+            self._last[key] = value
+            return Swap(key, expected, value), CompareAndSwap(expected or None, value)
+        if kind < 0.4:
+            self._last[key] = NOTHING
+            return Remove(key), Delete()
+        self._last[key] = value
+        return Set(key, value, padding), Put(value)
+
+
+async def work(workers: list[Worker]) -> None:
+    """All of them, until cancelled."""
+    async with trio.open_nursery() as nursery:
+        for worker in workers:
+            nursery.start_soon(worker.run)
