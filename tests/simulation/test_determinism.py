@@ -17,6 +17,12 @@ SCRIPT = Path(__file__).parent / "scripted_run.py"
 ROOT = Path(__file__).parent.parent.parent
 
 
+@pytest.fixture(autouse=True)
+def plain_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trio as it is by itself: importing hypothesis turns the switch on for the whole process."""
+    monkeypatch.setattr(scheduler, SWITCH, False)
+
+
 async def order_of_turns() -> list[int]:
     """The order in which eight tasks get three turns each."""
     order: list[int] = []

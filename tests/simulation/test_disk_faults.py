@@ -240,6 +240,18 @@ def test_failed_sync_in_a_call() -> None:
     assert letters(disk.after_power_cut(lambda _: True)) == "AB.."
 
 
+def test_rewritten_after_a_failed_sync() -> None:
+    """What was written again and synced is safe: what the failed sync was for does not come back over it."""
+    disk, descriptor = make_disk()
+    disk.write(descriptor, sectors(*"AB"), offset=0)
+    disk.fail("sync", errno.EIO)
+    with pytest.raises(OSError, match="Input/output error"):
+        disk.sync(descriptor)
+    write_and_sync(disk, descriptor, "C", sector=0)
+    assert letters(disk.after_power_cut(lambda _: True)) == "CB.."
+    assert letters(disk.after_power_cut(lambda _: False)) == "C..."
+
+
 def test_crash_in_a_call_with_a_failed_sync() -> None:
     """What was written after a sync that is not done was never written, also if its own sync failed."""
 
@@ -348,6 +360,18 @@ def test_snapshot_is_a_copy() -> None:
     again = copy.snapshot()
     write_and_sync(again, again.open(FILE, write=True), "B", sector=0)
     assert (letters(disk), letters(copy), letters(again)) == ("A...", "....", "B...")
+
+
+def test_read_durable() -> None:
+    """What is certain to survive can be read without asking for a crash."""
+    disk, descriptor = make_disk()
+    with disk.staging() as call:
+        write_and_sync(disk, descriptor, "A", sector=0)
+        disk.create(OTHER)
+    assert disk.read_durable(FILE, size=2, offset=0) == b".."
+    assert disk.read_durable(OTHER, size=2, offset=0) == b""
+    call.complete()
+    assert disk.read_durable(FILE, size=2, offset=SECTOR_BYTES - 1) == b"A."
 
 
 def test_units_are_the_same_objects() -> None:

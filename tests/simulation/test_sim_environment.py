@@ -12,7 +12,7 @@ import trio
 from trio.testing import MockClock
 
 from trio_raft._environment import Lane
-from trio_raft.testing._determinism import Latency
+from trio_raft.testing._determinism import Latency, run
 from trio_raft.testing._disk import SECTOR_BYTES, SimDisk
 from trio_raft.testing._environment import SCOPES_REMEMBERED, SimulatedClock, SimulatedLanes
 
@@ -96,6 +96,29 @@ async def test_pause_holds_timers(autojump_clock: MockClock) -> None:
         clock.resume()
         clock.resume()
     assert note == [10.0, 10.0, 30.0]
+
+
+def test_pause_in_the_moment_of_an_alarm() -> None:
+    """A pause in the very turn in which an alarm rings holds it, unless its task had its turn before the pause."""
+
+    async def race() -> str:
+        clock, story = SimulatedClock(), list[str]()
+
+        async def alarm() -> None:
+            await clock.sleep(1)
+            story.append("alarm")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(alarm)
+            await trio.sleep(1)
+            clock.pause()
+            story.append("pause")
+            await trio.sleep(1)
+            story.append("resume")
+            clock.resume()
+        return " ".join(story)
+
+    assert {run(race, seed=seed) for seed in range(20)} == {"alarm pause resume", "pause resume alarm"}
 
 
 async def test_pause_holds_scopes(autojump_clock: MockClock) -> None:

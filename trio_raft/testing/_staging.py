@@ -90,12 +90,11 @@ class File:
         if self.forgotten:
             self.forgotten = [lost for lost in self.forgotten if not lost.content or lost.offset not in written]
 
-    def forget(self, writes: list[Write]) -> None:
-        """A sync that was for these writes failed."""
-        lost = dict.fromkeys(writes)
-        self.pending = [write for write in self.pending if write not in lost]
-        for write in writes:
+    def forget_pending(self) -> None:
+        """A sync failed; one that a call made before it, and that has not taken effect, will still do so."""
+        for write in self.pending:
             self.forgotten += write.split()
+        self.pending = []
 
     def at_stake(self) -> Iterator[Write]:
         """Everything that is not durable and was issued, the oldest first."""

@@ -189,9 +189,8 @@ class Pipe:
             if data is not None:
                 self.twin.send_reset()
             return
-        # Never before an earlier piece: a link that became faster must not reorder the stream.
-        due = max(link.arrival(len(data or b"")), self._pieces[-1].due if self._pieces else 0.0)
-        self._pieces.append(_Piece(due, data))
+        # One that is faster than the piece before it waits for that: a stream is never reordered.
+        self._pieces.append(_Piece(link.arrival(len(data or b"")), data))
         self._held += len(data or b"")
         if len(self._pieces) == 1:
             self.rearm()
