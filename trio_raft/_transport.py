@@ -244,7 +244,10 @@ class Channel:
         self._dead = self._dead or reason
         self._received.clear()
         with suppress(*_CONNECTION_ERRORS):  # It is gone either way.
-            await trio.aclose_forcefully(self._stream)
+            # Shielded, though it never waits: in a cancelled task it would raise Cancelled, and whatever is on its way
+            # through the caller's cleanup, Ctrl-C say, would be lost to that.
+            with trio.CancelScope(shield=True):
+                await trio.aclose_forcefully(self._stream)
 
 
 async def dial(

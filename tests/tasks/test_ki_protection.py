@@ -11,16 +11,18 @@ from pathlib import Path
 
 import pytest
 import trio
+from trio.testing import MockClock
 
-from tests.tasks.parts import N2, command, make_server, settle
+from tests.tasks.parts import N2, command, connect, listen_for, make_server, settle
 from trio_raft._apply import Applier
-from trio_raft._messages import Heartbeat
+from trio_raft._messages import Heartbeat, Purpose
 from trio_raft._records import LogIndex, Term
 from trio_raft._rules.state import Role
 from trio_raft._server import Server
 from trio_raft._tickets import Ticket
 from trio_raft._values import ValueCodec
 from trio_raft.abc import Committed, StateMachine
+from trio_raft.testing._network import MemoryNetwork
 
 PACKAGE = Path(__file__).parents[2] / "trio_raft"
 
@@ -248,3 +250,22 @@ async def test_ctrl_c_cannot_part_a_ticket_from_its_waiter(monkeypatch: pytest.M
     monkeypatch.setattr(trio.lowlevel, "wait_task_rescheduled", look)
     await Ticket[int](LogIndex(1), Term(1)).wait()
     assert protected == [True]
+
+
+async def test_ctrl_c_is_not_lost_where_a_connection_is_dropped(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    """Dropping a connection in a cancelled task raises no Cancelled: that would take the place of a Ctrl-C on its way
+    through.
+    """
+    network = MemoryNetwork()
+    server = await make_server(network=network)
+    await listen_for(server, nursery)
+    channel = await connect(network, server, Purpose.CONTROL)
+    with pytest.raises(KeyboardInterrupt):
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            try:
+                raise KeyboardInterrupt
+            finally:
+                await channel.drop()
