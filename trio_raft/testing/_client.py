@@ -178,17 +178,17 @@ class Client(Generic[CommandT, ResultT]):
             await self._travel()
             member = self._choose()
             life = member.life
-            if life is None or life.node is None or not await member.awake(life):
+            self._hint = None
+            if life is None or life.node is None:
                 attempts.last_answer = f"{member.id} is down"
-                self._hint = None
             else:
                 attempts.last_answer = f"{member.id} did not answer within {self._turn:g} s"
-                self._hint = None
                 try:
                     with self._clock.move_on_after(self._turn):
-                        answer = await question(life.node)
-                        self._hint = member.id
-                        return member, life, answer
+                        if await member.awake(life):
+                            answer = await question(life.node)
+                            self._hint = member.id
+                            return member, life, answer
                 except NOT_TAKEN as error:
                     attempts.last_answer = f"{member.id}: {error_text(error)}"
                     self._hint = error.leader_id if isinstance(error, NotLeader) else None

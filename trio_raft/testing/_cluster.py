@@ -74,7 +74,7 @@ class Cluster(Generic[CommandT, ResultT]):
         self.network = MemoryNetwork(latency=settings.link, generator=divide(settings.seed, "network"))
         """The links; inject faults there."""
         self.members: dict[str, Member[CommandT, ResultT]] = {
-            node_id: Member(node_id, settings) for node_id in self.ids
+            node_id: Member(node_id, settings, rate=_draw_rate(settings, node_id)) for node_id in self.ids
         }
         self.history = History(self.clock.now)
         """What the clients asked and were told; for ``check_linearizable``."""
@@ -345,3 +345,8 @@ class Cluster(Generic[CommandT, ResultT]):
         """Raises what went wrong so far, with the seed.  The end of the block does so in any case."""
         if self.judge.failure is not None:
             raise self.judge.failure
+
+
+def _draw_rate(settings: ClusterSettings, node_id: str) -> float:
+    """Of a member's clock."""
+    return 1.0 + settings.drift * (2.0 * divide(settings.seed, "clock", node_id).random() - 1.0)

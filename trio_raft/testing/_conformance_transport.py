@@ -198,7 +198,7 @@ async def _expect_received(stream: trio.abc.Stream, data: bytes) -> None:
         if not more:
             break
         received += more
-    if received != data:
+    if bytes(received) != data:
         raise NotConforming(f"of {len(data)} bytes sent, {len(received)} arrived, and not the same ones")
 
 

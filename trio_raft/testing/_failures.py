@@ -5,7 +5,7 @@ is recorded, the run is cancelled, and the error leaves at the end of the ``runn
 itself did meanwhile.
 """
 
-from trio_raft._errors import RaftError, StateMachineError, error_text
+from trio_raft._errors import RaftError, StateMachineError, error_text, leaves
 
 
 class SimulationFailed(AssertionError):
@@ -32,7 +32,11 @@ class NodeFailed(SimulationFailed):
         self.index: int | None = None
         if isinstance(error, StateMachineError):
             self.index = error.index
-            problem = f"the state machine of {node_id} raised: {error}"
+            raised = _raised_by_machine(error)
+            problem = (
+                f"the state machine of {node_id} raised on entry {error.index} of term {error.term}: "
+                f"{type(raised).__name__}: {raised}"
+            )
         else:
             problem = f"{node_id} failed, and no injected fault explains it: {error_text(error)}"
         super().__init__(seed, problem)
@@ -54,3 +58,11 @@ class Unanswered(RaftError):
         super().__init__(f"{client}: no answer to {what} within {seconds:g} s: {outcome}. Last answer: {last_answer}")
         self.client = client
         self.sent = sent
+
+
+def _raised_by_machine(error: StateMachineError) -> BaseException:
+    """What the user's code raised: what leaves a node is made anew, from the group in which the first one was."""
+    for leaf in leaves(error.__cause__ or error):
+        if isinstance(leaf, StateMachineError) and leaf.__cause__ is not None:
+            return leaf.__cause__
+    return error.__cause__ or error

@@ -72,8 +72,9 @@ async def running_cluster(
                     cluster.invariants.finish()
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
-        # The group is the nursery's affair: only the block, or what follows it here, can have raised.
-        [error] = group.exceptions
+        # The group is the nursery's affair: only the block, or what follows it here, can have raised; but if the whole
+        # cluster was cancelled from outside, every task of it says so.
+        error = group.exceptions[0] if len(group.exceptions) == 1 else group
         if cluster is not None and not isinstance(error, KeyboardInterrupt | SystemExit):
             _raise_failure(cluster)
         if cluster is not None and isinstance(error, Exception):
