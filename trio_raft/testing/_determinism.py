@@ -36,8 +36,8 @@ class DeterminismUnavailable(RuntimeError):
 
     def __init__(self, what: str) -> None:
         super().__init__(
-            f"Trio {trio.__version__} {what}, so a seed would not repeat a run. Use a version of Trio between 0.32 and "
-            f"0.35, or teach trio_raft/testing/_determinism.py how this one orders its tasks"
+            f"Trio {trio.__version__} {what}, so a seed would not repeat a run. Use Trio 0.35, which is known to, "
+            f"or teach trio_raft/testing/_determinism.py how this one orders its tasks"
         )
 
 
