@@ -227,6 +227,38 @@ async def test_old_copy_that_harms_nobody() -> None:
 
 
 @simulated
+async def test_old_copy_is_noticed() -> None:
+    """A leader notices that a member has lost what it acknowledged, counts it no more, and the run passes (R6)."""
+    async with running_cluster(Counter) as cluster:
+        client = cluster.client()
+        await client.propose(1)
+        leader = await cluster.wait_leader()
+        victim = next(id_ for id_ in cluster.ids if id_ != leader.node_id)
+        cluster.copy_disk(victim)
+        for _ in range(5):
+            await client.propose(1)
+        await cluster.clock.sleep(1.0)
+        with leader.events() as events:
+            await cluster.restart(victim, disk="old copy")
+            await client.propose(1)
+            await cluster.clock.sleep(2.0)
+            seen: list[trio_raft.Event] = []
+            with contextlib.suppress(trio.WouldBlock):
+                while True:
+                    seen.append(events.receive_nowait())
+        assert [event.peer for event in seen if isinstance(event, trio_raft.PeerLostData)] == [victim]
+
+
+@simulated
+async def test_cancelled_while_starting() -> None:
+    """A cluster that is cancelled while its members read their logs ends quietly too."""
+    with trio.move_on_after(0.02) as scope:
+        async with running_cluster(Counter, ClusterSettings(disk=Latency(0.05))):
+            raise AssertionError("the cluster has started")
+    assert scope.cancelled_caught
+
+
+@simulated
 async def test_old_copy_needs_a_copy() -> None:
     """An old copy that nobody took cannot be put in place: an error says what to call, with the seed."""
     with pytest.raises(ValueError, match=r"seed 0: .* call copy_disk before"):
@@ -451,10 +483,14 @@ async def test_no_majority_for_ever() -> None:
 
 @simulated
 async def test_unknown_member() -> None:
-    """A member that does not exist is named, with those that do."""
+    """A member that does not exist is named, with those that do; and to name none is no way to name all."""
     async with running_cluster(Counter) as cluster:
-        with pytest.raises(ValueError, match="seed 0: there is no member n9, only n1, n2, n3"):
+        with pytest.raises(ValueError, match="seed 0: there is no member n9; this cluster has n1, n2, n3"):
             await cluster.crash("n1", "n9")
+        with pytest.raises(ValueError, match="no member is named"):
+            await cluster.crash()
+        with pytest.raises(ValueError, match="no member is named"):
+            cluster.partition(["n1"], [])
 
 
 def test_settings_are_checked() -> None:

@@ -14,7 +14,7 @@ Reading order: lives, faults, looking, waiting, judging; one member is in ``_mem
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import permutations
 from typing import Generic, Literal, TypeVar
 
@@ -95,7 +95,7 @@ class Cluster(Generic[CommandT, ResultT]):
 
         One that rightly refuses its disk stays down (``failures`` says why); any other failure fails the run.
         """
-        starting = [member for member in self._members(ids) if member.life is None]
+        starting = [member for member in self._named(ids or self.ids) if member.life is None]
         with self.clock.move_on_after(START_SECONDS) as patience:
             async with trio.open_nursery() as nursery:
                 for member in starting:
@@ -126,19 +126,20 @@ class Cluster(Generic[CommandT, ResultT]):
 
         Those that are down stay down.
         """
-        for member in await self._end(ids):
+        for member in await self._end(ids, "power is cut"):
             member.disk = member.disk.crash(divide(self.seed, "crash", member.id, member.lives))
 
     async def kill(self, *ids: str) -> None:
         """End these members' processes as SIGKILL does: the machine goes on, and so every byte written stays."""
-        for member in await self._end(ids):
+        for member in await self._end(ids, "process is killed"):
             member.disk.kill_process()
             # The machine is still there, and resets the connections of a process that is not.
             self.network.thaw(member.id)
 
-    async def _end(self, ids: Iterable[str]) -> list[Member[CommandT, ResultT]]:
-        ending = [(member, member.life) for member in self._members(ids) if member.life is not None]
+    async def _end(self, ids: Sequence[str], how: str) -> list[Member[CommandT, ResultT]]:
+        ending = [(member, member.life) for member in self._named(ids) if member.life is not None]
         for member, life in ending:
+            self.trace.note(member.id, f"its {how}")
             # Disk and links first: what the node's tasks do and say while they are cancelled must not get out.
             self.invariants.ended(member.id)
             member.lanes.freeze()
@@ -158,7 +159,7 @@ class Cluster(Generic[CommandT, ResultT]):
         On an empty disk or on the copy that ``copy_disk`` took last, if so told: then they may refuse to take part.
         """
         await self.crash(*ids)
-        for member in self._members(ids):
+        for member in self._named(ids):
             if disk != "same":
                 self.invariants.exchanged(member.id)
             if disk == "wiped":
@@ -173,7 +174,7 @@ class Cluster(Generic[CommandT, ResultT]):
 
     def copy_disk(self, *ids: str) -> None:
         """Keep a copy of what is durable now, for ``restart(disk="old copy")``."""
-        for member in self._members(ids):
+        for member in self._named(ids):
             member.copy = member.disk.snapshot()
 
     @property
@@ -198,9 +199,10 @@ class Cluster(Generic[CommandT, ResultT]):
 
         ``one_way``: only what an earlier group sends to a later one is lost.  Cuts add up until ``heal``.
         """
-        cut = [[member.id for member in self._members(group)] for group in groups]
+        cut = [[member.id for member in self._named(list(group))] for group in groups]
         if len(cut) == 1:
             cut.append([node_id for node_id in self.ids if node_id not in cut[0]])
+        self.trace.note("kit", f"cuts {' from '.join(' '.join(group) for group in cut)}{' one way' if one_way else ''}")
         for (early, one), (late, other) in permutations(enumerate(cut), 2):
             if not one_way or early < late:
                 for source in one:
@@ -208,22 +210,25 @@ class Cluster(Generic[CommandT, ResultT]):
                         self.network.cut(source, target)
 
     def heal(self) -> None:
-        """Undo every cut and whatever else was done to links."""
+        """Undo every cut, clog and refusal of links; what was held up is delivered."""
+        self.trace.note("kit", "heals the network")
         self.network.heal()
 
     def pause(self, *ids: str) -> None:
         """Stop these members as SIGSTOP does: timers, links, the disk's answers and clients' calls stand still."""
-        for member in self._members(ids):
+        for member in self._named(ids):
             if member.life is not None and not member.paused:
+                self.trace.note(member.id, "is paused")
                 member.paused = True
                 member.clock.pause()
                 member.lanes.pause()
                 self.network.pause(member.id)
 
     def resume(self, *ids: str) -> None:
-        """Let paused members go on: what ran out meanwhile rings now."""
-        for member in self._members(ids):
+        """Let paused members (all, if none is named) go on: what ran out meanwhile rings now."""
+        for member in self._named(ids or self.ids):
             if member.paused:
+                self.trace.note(member.id, "goes on")
                 member.paused = False
                 member.clock.resume()
                 member.lanes.resume()
@@ -294,12 +299,13 @@ class Cluster(Generic[CommandT, ResultT]):
         """How every member stands, one line each."""
         return describe(self.members, self.network)
 
-    def _members(self, ids: Iterable[str]) -> list[Member[CommandT, ResultT]]:
-        named = list(ids)
-        unknown = [node_id for node_id in named if node_id not in self.members]
-        if unknown:
-            raise ValueError(f"seed {self.seed}: there is no member {', '.join(unknown)}, only {', '.join(self.ids)}")
-        return [member for node_id, member in self.members.items() if not named or node_id in named]
+    def _named(self, ids: Sequence[str]) -> list[Member[CommandT, ResultT]]:
+        """These members, in the order of all; to name none is more likely a slip than a wish."""
+        unknown = [node_id for node_id in ids if node_id not in self.members]
+        if unknown or not ids:
+            problem = f"there is no member {', '.join(unknown)}" if unknown else "no member is named"
+            raise ValueError(f"seed {self.seed}: {problem}; this cluster has {', '.join(self.ids)}")
+        return [member for node_id, member in self.members.items() if node_id in ids]
 
     # ------------------------------------------------------------------------------------ waiting
 

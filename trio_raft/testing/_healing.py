@@ -43,9 +43,10 @@ AnyMember = Member[Any, Any]
 async def heal_and_prove(cluster: AnyCluster) -> None:
     """Repair the cluster and prove that it works.  Raises SimulationFailed."""
     cluster.repair()
-    await cluster.start(
-        *[node_id for node_id in cluster.ids if node_id not in cluster.failures or not cluster.members[node_id].excuse]
-    )
+    refused = [member.id for member in cluster.members.values() if member.failure is not None and member.excuse]
+    for node_id in cluster.ids:
+        if node_id not in refused:
+            await cluster.start(node_id)
     leader = await _converge(cluster)
     await _serve(cluster, leader)
     await _stand_still(cluster)
@@ -77,15 +78,24 @@ def _participants(cluster: AnyCluster) -> list[Server]:
 
 
 def _obliged(cluster: AnyCluster) -> list[str]:
-    return [node_id for node_id, member in cluster.members.items() if not _is_excused(member)]
+    """All members but those that refuse to take part, or are not trusted any more, for a reason that was injected."""
+    distrusted = [
+        follower.id
+        for server in cluster.servers()
+        for follower in server.followers.values()
+        if follower.progress.lost_data
+    ]
+    return [
+        node_id
+        for node_id, member in cluster.members.items()
+        if not (member.excuse and (_refuses(member) or node_id in distrusted))
+    ]
 
 
-def _is_excused(member: AnyMember) -> bool:
-    """Does it refuse to take part, for a reason that was injected?"""
-    if not member.excuse:
-        return False
+def _refuses(member: AnyMember) -> bool:
+    """Is it down, or does it neither vote nor acknowledge?"""
     server = member.life.server if member.life else None
-    return server is None or server.first_start.replaced_for is not None or not server.ready
+    return server is None or not server.ready
 
 
 def _lost_majority(cluster: AnyCluster) -> bool:

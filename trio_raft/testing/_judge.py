@@ -100,12 +100,11 @@ class Judge:
 
     def _explains(self, member: Member[Any, Any], error: BaseException) -> bool:
         """Was something injected that makes this failure right?"""
-        if isinstance(error, self.expected.get(member.id, ())):
+        expected = isinstance(error, self.expected.get(member.id, ()))
+        if isinstance(error, LogCorrupt) and (expected or "bit flip" in member.disk.injected):
+            member.excuse = member.excuse or "its disk was damaged"
             return True
-        if isinstance(error, LogCorrupt) and "bit flip" in member.disk.injected:
-            member.excuse = member.excuse or "a bit of its disk was flipped"
-            return True
-        return isinstance(error, StorageError | StorageFull) and member.disk_failed_lately()
+        return expected or (isinstance(error, StorageError | StorageFull) and member.disk_failed_lately())
 
     def _explains_event(self, _: str, event: Event) -> bool:
         """Only a peer whose disk was tampered with makes a leader report what no peer should do."""
