@@ -28,8 +28,6 @@ class Ticket(Generic[ResultT]):
     _waiting: trio.lowlevel.Task | None = None
     _waiting_too: trio.lowlevel.ParkingLot | None = None
 
-    # Ctrl-C between taking note of the task and parking it would leave a ticket that wakes it out of another wait.
-    @trio.lowlevel.enable_ki_protection
     @trio.lowlevel.enable_ki_protection
     async def wait(self) -> ResultT:
         """The state machine's result, once the command is committed and applied on this server.
