@@ -6,6 +6,7 @@ itself. Whatever a cancel may leave behind is for the body to check.
 
 import types
 from collections.abc import Awaitable, Generator, Iterator
+from functools import partial
 from typing import Any, TypeVar
 
 import trio
@@ -35,10 +36,10 @@ class Cut:
     def _stepped(self, awaitable: Awaitable[T], scope: trio.CancelScope) -> Generator[Any, Any, T]:
         """Pass every suspension on to Trio, and cancel before the one that is asked for."""
         inner = awaitable.__await__()
-        send, argument = inner.send, None
+        resume = partial(inner.send, None)
         while True:
             try:
-                trap = send(argument)
+                trap = resume()
             except StopIteration as stop:
                 value: T = stop.value
                 return value
@@ -47,9 +48,9 @@ class Cut:
                 self.was_made = True
                 scope.cancel()
             try:
-                argument, send = (yield trap), inner.send
+                resume = partial(inner.send, (yield trap))
             except BaseException as error:
-                argument, send = error, inner.throw
+                resume = partial(inner.throw, error)
 
 
 def every_cut() -> Iterator[Cut]:

@@ -75,6 +75,7 @@ async def test_close_with_a_hung_sync(forced: bool, tmp_path: Path) -> None:
     """
     config, files = make_config(tmp_path), HangingFiles()
     with nothing_left():
+        began = trio.current_time()
         with trio.CancelScope() as outer:
             async with open_node(config, Machine(), log_store=make_store(config, files)) as node:
                 await node.wait_leader()

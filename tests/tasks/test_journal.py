@@ -3,7 +3,7 @@
 import errno
 import random
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import attrs
 import pytest
@@ -47,9 +47,8 @@ def make_desk(
         assert plan is not None
         store.inner.execute(plan)
     events: list[Event] = []
-    untyped: LogStore[Any, Any, Any] = store
     journal = Journal(
-        untyped,
+        cast("LogStore[object, object, object]", store),
         environment,
         timeouts=timeouts or Timeouts(),
         limits=limits or Limits(),

@@ -24,8 +24,9 @@ from trio_raft._errors import (
     StateMachineError,
     StorageError,
 )
-from trio_raft._events import NodeStopped
+from trio_raft._events import Event, NodeStopped
 from trio_raft._messages import Incarnation
+from trio_raft._records import Entry
 from trio_raft._rules.state import Role
 from trio_raft.abc import Recovered, StoreIdentity
 from trio_raft.testing._environment import test_environment
@@ -145,7 +146,7 @@ async def test_open_node_every_way_out(kind: str, end: str, house: House, autoju
     if end == "keyboard interrupt":
         assert left is error
     elif expected is not None:
-        assert type(left) is expected
+        assert isinstance(left, expected)
         assert left.__context__ is error or end == "outer cancel"
     else:
         assert left is error
@@ -209,6 +210,7 @@ async def test_open_node_crash_is_named_to_callers(house: House, autojump_clock:
         except Exception as error:
             errors[name] = error
 
+    opened: list[Node[bytes, int]] = []
     with pytest.RaisesGroup(StorageError):
         async with trio.open_nursery() as callers:
             async with house.open() as node:
@@ -216,10 +218,11 @@ async def test_open_node_crash_is_named_to_callers(house: House, autojump_clock:
                 house.store.failure = OSError(errno.EIO, "Input/output error", "/disk/log")
                 callers.start_soon(note, "propose", lambda: node.propose(b"a"))
                 callers.start_soon(note, "wait", lambda: node.wait_applied(trio_raft.LogIndex(100)))
+                opened.append(node)
                 with node.events() as events:
                     callers.start_soon(note, "events", events.receive)
                     await trio.sleep_forever()
-    await note("late", lambda: node.propose(b"b"))
+    await note("late", lambda: opened[0].propose(b"b"))
     assert {name: type(error) for name, error in errors.items()} == {
         "propose": LeadershipLost,
         "wait": trio.ClosedResourceError,
@@ -230,24 +233,26 @@ async def test_open_node_crash_is_named_to_callers(house: House, autojump_clock:
 
 async def test_open_node_failed_append_ends_the_leadership(house: House, autojump_clock: MockClock) -> None:
     """A leader whose own append fails stops for good, and no index is used again in its term (R5, S2)."""
+    terms, on_disk, seen = list[int](), list[Entry](), list[Event]()
     with pytest.raises(StorageError):
         async with house.open() as node:
             await node.wait_leader()
             await node.propose(b"a")
-            term, on_disk = node.term, list(house.store.on_disk)
+            terms.append(node.term)
+            on_disk += house.store.on_disk
             house.store.failure = OSError(errno.EIO, "Input/output error", "/disk/log")
             with node.events() as events:
                 node.submit_nowait(b"b")
                 with trio.CancelScope(shield=True):
                     await node.wait_closed()
-                    seen = [event async for event in events]
+                    seen += [event async for event in events]
     assert house.store.on_disk == on_disk
     [stopped] = [event for event in seen if isinstance(event, NodeStopped)]
     assert isinstance(stopped.error, StorageError)
     house.store.failure = None
     async with house.open() as node:
         await node.wait_leader()
-        assert node.term > term
+        assert node.term > terms[0]
 
 
 # ------------------------------------------------------------------------------------------- the way in
@@ -371,6 +376,7 @@ async def test_aclose_with_a_hung_disk_is_bounded(house: House, autojump_clock: 
 async def test_aclose_cancelled(house: House, autojump_clock: MockClock) -> None:
     """A close that is cancelled ends everything at once, a hung write notwithstanding (X2)."""
     with nothing_left(house.network):
+        began = trio.current_time()
         with trio.move_on_after(0.5) as outer:
             async with house.open() as node:
                 with trio.CancelScope(shield=True):
