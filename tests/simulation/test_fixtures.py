@@ -3,10 +3,13 @@
 import importlib.metadata
 import subprocess
 import sys
+import textwrap
 import tomllib
 from pathlib import Path
 
 import pytest
+
+import trio_raft.testing
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "test_counter.py"
@@ -157,3 +160,14 @@ def test_loaded_twice(tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text(f"pytest_plugins = ['{PLUGIN}']\n")
     code, output = run_pytest(tmp_path, source="def test_nothing(raft_seed):\n    assert raft_seed == 0\n")
     assert code == 0, output
+
+
+def test_example_of_the_head_comment(tmp_path: Path) -> None:
+    """The example in the kit's head comment runs as it stands there."""
+    lines = (trio_raft.testing.__doc__ or "").splitlines()
+    first = lines.index("    import trio_raft")
+    last = next(place for place, line in enumerate(lines) if line.startswith("``raft_cluster`` is"))
+    (tmp_path / "test_head.py").write_text(textwrap.dedent("\n".join(lines[first:last])))
+    code, output = run_pytest(tmp_path, "test_head.py")
+    assert "1 passed" in output, output
+    assert code == 0
