@@ -35,8 +35,8 @@ class Slot:
     """Of all records up to this one."""
     configuration_index: int
     """Of the last configuration entry up to this one; 0 if there is none."""
-    command: object = None
-    """As the first state machine got it."""
+    command: tuple[object, str] | None = None
+    """As the first state machine got it, and how it was written then: a machine may change the object."""
 
     def __str__(self) -> str:
         return f"{self.index}:{self.term}"

@@ -27,6 +27,7 @@ from trio_raft._messages import (
     RequestVote,
     RequestVoteReply,
 )
+from trio_raft.testing._trace import describe
 from trio_raft.testing._watch import Watch, Watched
 
 DURABLE_FIRST = "Nothing leaves before what it implies is durable"
@@ -63,7 +64,7 @@ def check_sent(watched: Watched, watch: Watch, message: Message) -> None:
 def _fail(watch: Watch, rules: str, message: Message, implied: str, durable: str) -> None:
     watch.fail(
         f"{DURABLE_FIRST} ({rules})",
-        expected=f"on its disk: {implied}, for it sends {message}",
+        expected=f"on its disk: {implied}, for it sends {describe(message)}",
         seen=f"there: {durable}",
     )
 

@@ -162,9 +162,6 @@ class Watch:
     def after_submit(self, ticket: Ticket[object], *_: Any, **__: Any) -> None:
         """A proposal was accepted."""
         self._tickets.append(ticket)
-        limits = self.server.config.limits
-        bound = limits.pending_bytes + limits.max_command_bytes + SPARE_BYTES
-        self.check_bound("bytes of proposals under way", self.server.pending_bytes, bound)
         if len(self._tickets) >= self._sweep_at:
             self._tickets = deque(ticket for ticket in self._tickets if not ticket.settled)
             self._sweep_at = len(self._tickets) + TICKETS_BETWEEN_SWEEPS
@@ -195,6 +192,8 @@ class Watch:
         """Queues and windows are as short as their limits say."""
         server, limits = self.server, self.server.config.limits
         self.check_bound("items in the journal's queue", len(server.journal._queue), QUEUED_ITEMS)  # noqa: SLF001
+        most = limits.pending_bytes + limits.max_command_bytes + SPARE_BYTES
+        self.check_bound("bytes of proposals under way", server.pending_bytes, most)
         most = limits.pipeline_bytes + limits.max_frame_body + SPARE_BYTES
         for follower in server.followers.values():
             progress = follower.progress

@@ -28,11 +28,12 @@ class LogChecks:
         self._note = watch.note
 
     def after_append(self, _: None, entry: Entry) -> None:
-        state, last = self._state, self._watch.slots[-1]
-        if state.role is not Role.LEADER or entry.term != state.current_term or entry.index != last.index + 1:
+        state, last, won = self._state, self._watch.slots[-1], self._past.leaders.get(entry.term)
+        leads = won is not None and (won.node_id, won.life) == (self._id, self._watch.life)
+        if not leads or state.role is not Role.LEADER or entry.index != last.index + 1:
             self._fail(
                 "A leader stamps its own term on the next index (R1, R5)",
-                expected=f"entry {last.index + 1} of the term that this server leads",
+                expected=f"entry {last.index + 1} of a term that this server won and leads",
                 seen=f"{entry} appended by the {state.role.value} of term {state.current_term}",
             )
         self._push(entry, may_be_new=True)
