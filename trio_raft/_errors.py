@@ -13,7 +13,9 @@ error of the same meaning (``trio.ClosedResourceError``, ``trio.WouldBlock``) th
 """
 
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
+
+ErrorT = TypeVar("ErrorT", bound=BaseException)
 
 
 class RaftError(Exception):
@@ -247,3 +249,11 @@ def leaves(error: BaseException) -> list[BaseException]:
         return [error]
     group = cast("BaseExceptionGroup[BaseException]", error)
     return [leaf for inner in group.exceptions for leaf in leaves(inner)]
+
+
+def twin_of(error: ErrorT) -> ErrorT:
+    """An error like this one, to be raised by itself: an exception that is raised twice mixes up its tracebacks."""
+    twin = type(error).__new__(type(error), *error.args)
+    twin.__dict__.update(error.__dict__)
+    twin.__cause__, twin.__suppress_context__ = error.__cause__, error.__suppress_context__
+    return twin

@@ -187,26 +187,26 @@ class TornTailCut:
 
 @attrs.frozen
 class DiskStalled:
-    """A log write has been in hand for ``seconds``."""
+    """The disk has not done a write or a read of the log for ``seconds``."""
 
     seconds: float
     logger: ClassVar[str] = "trio_raft.storage"
     level: ClassVar[int] = logging.WARNING
 
     def __str__(self) -> str:
-        return f"a log write has not returned for {self.seconds:.2f} s"
+        return f"the disk of the log has not answered for {self.seconds:.2f} s"
 
 
 @attrs.frozen
 class DiskRecovered:
-    """The stalled write returned after ``seconds``."""
+    """What was stalled returned after ``seconds``."""
 
     seconds: float
     logger: ClassVar[str] = "trio_raft.storage"
     level: ClassVar[int] = logging.INFO
 
     def __str__(self) -> str:
-        return f"the stalled log write returned after {self.seconds:.2f} s"
+        return f"the disk of the log answers again after {self.seconds:.2f} s"
 
 
 @attrs.frozen

@@ -72,6 +72,9 @@ class Journal:
         self._open: Append | None = None
         self._last_queued_index = last_index
         self._write_began: float | None = None
+        self._reads = 0
+        self._reads_began: dict[int, float] = {}
+        """Of the reads in hand, oldest first."""
         self._stall_reported = False
         self._closing = False
         self._work = trio.lowlevel.ParkingLot()
@@ -152,10 +155,21 @@ class Journal:
             await self._durable.park()
 
     def overdue(self, now: float) -> bool:
-        """Has a write been in hand for ``disk_stall_timeout``?"""
+        """Has a write, or a read of old entries, been in hand for ``disk_stall_timeout``?"""
         # The same sum as the deadline that ``watch`` sleeps until: a difference may round the other way, and the
-        # watch would wake again and again without the write ever being overdue.
-        return self._write_began is not None and now >= self._write_began + self._timeouts.disk_stall_timeout
+        # watch would wake again and again without anything ever being overdue.
+        began = self._oldest_began()
+        return began is not None and now >= began + self._timeouts.disk_stall_timeout
+
+    def _oldest_began(self) -> float | None:
+        """When the oldest piece of work began that the disk has not done yet.
+
+        Reads count as writes do: a leader that cannot read back what it has to apply keeps its callers waiting.
+        """
+        began = next(iter(self._reads_began.values()), None)
+        if began is None or (self._write_began is not None and self._write_began < began):
+            return self._write_began
+        return began
 
     # ------------------------------------------------------------------------------------ the writer
 
@@ -208,6 +222,7 @@ class Journal:
         self._write_began = None
         self._in_hand = ()
         self._count(batch, clock.now() - began)
+        self._note_returned(began)
         self._note_durable(batch)
         self._upkeep_due.unpark_all()
 
@@ -229,9 +244,13 @@ class Journal:
                 statistics.bytes += item.size
         statistics.last_write_seconds = seconds
         statistics.longest_write_seconds = max(statistics.longest_write_seconds, seconds)
-        if self._stall_reported:
+
+    @trio.lowlevel.enable_ki_protection
+    def _note_returned(self, began: float) -> None:
+        now = self._environment.clock.now()
+        if self._stall_reported and not self.overdue(now):
             self._stall_reported = False
-            self._publish(DiskRecovered(seconds))
+            self._publish(DiskRecovered(now - began))
 
     # ------------------------------------------------------------------------------------ beside it
 
@@ -241,32 +260,39 @@ class Journal:
         Raises LogCorrupt, and StorageError when reading fails: either way this node's own trouble, which ends it.
         """
         plan = self._store.plan_read(first, last, max_bytes=max_bytes)
+        self._reads += 1
+        number = self._reads
+        self._reads_began[number] = began = self._environment.clock.now()
         try:
             return await self._environment.run_blocking(Lane.READ, self._store.execute_read, plan)
         except OSError as error:
             raise _storage_error("reading", error) from error
+        finally:
+            del self._reads_began[number]
+            self._note_returned(began)
 
     async def watch(self) -> None:
-        """Report a write that takes longer than ``disk_stall_timeout``, in the moment in which it becomes overdue.
+        """Report a write or a read that takes longer than ``disk_stall_timeout``, in the moment in which it does.
 
         The writer, being inside the write, cannot watch itself.
         """
         clock = self._environment.clock
         while True:
-            # After a pause of the process the write may have returned long ago, and only wait to be noticed.
+            # After a pause of the process the work may have returned long ago, and only wait to be noticed.
             await sleep_until_due(clock, self._stall_due, interval=self._timeouts.heartbeat_interval)
-            if not self._stall_reported and self._write_began is not None:
+            began = self._oldest_began()
+            if not self._stall_reported and began is not None:
                 self._stall_reported = True
-                self._publish(DiskStalled(clock.now() - self._write_began))
-                self.on_trouble("a write to the log is stalled")
+                self._publish(DiskStalled(clock.now() - began))
+                self.on_trouble("the disk of the log is stalled")
             else:
-                # Nothing further to report until that write returns.
+                # Nothing further to report until that work returns.
                 await clock.sleep(self._timeouts.disk_stall_timeout)
 
     def _stall_due(self) -> float:
-        """When the write in hand becomes overdue; without one it is always a while until then."""
-        began = self._environment.clock.now() if self._write_began is None else self._write_began
-        return began + self._timeouts.disk_stall_timeout
+        """When the work in hand becomes overdue; without any it is always a while until then."""
+        began = self._oldest_began()
+        return (self._environment.clock.now() if began is None else began) + self._timeouts.disk_stall_timeout
 
     async def upkeep(self) -> None:
         """Keep room ready ahead of the writer, off its path.

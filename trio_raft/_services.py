@@ -25,6 +25,7 @@ from trio_raft._errors import (
     StorageError,
     error_text,
     leaves,
+    twin_of,
 )
 from trio_raft._events import NodeStopped
 from trio_raft._leadership import lead
@@ -170,10 +171,9 @@ def what_leaves(failures: Sequence[BaseException]) -> BaseException:
             return leaf
     for leaf in found:
         if isinstance(leaf, StorageError | LogCorrupt | StateMachineError):
-            twin = type(leaf).__new__(type(leaf), *leaf.args)
-            twin.__dict__.update(leaf.__dict__)
-            twin.__cause__ = group
-            return twin
+            fresh = twin_of(leaf)
+            fresh.__cause__ = group
+            return fresh
     error = RaftInternalError("; ".join(error_text(leaf) for leaf in found))
     error.__cause__ = group
     return error

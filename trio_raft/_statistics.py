@@ -119,7 +119,7 @@ def why_no_leader(server: Server) -> str:
     if journal.full is not None:
         return f"this server may not campaign: {journal.full}"
     if journal.overdue(server.environment.clock.now()):
-        return "this server may not campaign: a write to its log is stalled"
+        return "this server may not campaign: the disk of its log is stalled"
     if state.role is Role.CANDIDATE:
         return server.campaign_report
     return "no leader was heard, and the time to campaign has not come" + (

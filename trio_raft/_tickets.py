@@ -10,6 +10,7 @@ from typing import Generic, TypeVar, cast
 import attrs
 import trio
 
+from trio_raft._errors import twin_of
 from trio_raft._records import LogIndex, Term
 
 ResultT = TypeVar("ResultT")
@@ -46,8 +47,7 @@ class Ticket(Generic[ResultT]):
                 self._waiting_too = trio.lowlevel.ParkingLot()
             await self._waiting_too.park()
         if self._error is not None:
-            # Each raise starts its own traceback; otherwise it would grow with every wait.
-            raise self._error.with_traceback(None)
+            raise twin_of(self._error)
         return cast(ResultT, self._result)
 
     @property

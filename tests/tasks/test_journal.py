@@ -342,7 +342,7 @@ async def test_watch_reports_a_stall_once(autojump_clock: MockClock, nursery: tr
     assert (desk.events, desk.troubles) == ([], [])
     await trio.sleep(0.02 * patience)
     assert desk.events == [DiskStalled(about(patience))]
-    assert desk.troubles == ["a write to the log is stalled"]
+    assert desk.troubles == ["the disk of the log is stalled"]
     await trio.sleep(20 * patience)
     assert (len(desk.events), len(desk.troubles)) == (1, 1)
     lanes(desk.environment).resume()

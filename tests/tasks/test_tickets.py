@@ -85,13 +85,14 @@ async def test_wait_failure_is_raised_each_time(nursery: trio.Nursery) -> None:
 async def test_wait_rejected_reaches_every_waiter() -> None:
     """A refusal by the machine reaches every task that waits, in a group without repeats of one another."""
     ticket = make_ticket()
-    with pytest.RaisesGroup(Rejected, Rejected, Rejected):
+    with pytest.RaisesGroup(Rejected, Rejected, Rejected) as caught:
         async with trio.open_nursery() as nursery:
             for _ in range(3):
                 nursery.start_soon(ticket.wait)
             await settle()
             ticket.fail(Rejected("no"))
             nursery.cancel_scope.shield = True
+    assert len({id(error) for error in caught.value.exceptions}) == 3
 
 
 @pytest.mark.parametrize("others", [0, 1, 2])

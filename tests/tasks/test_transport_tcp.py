@@ -122,7 +122,7 @@ async def test_tcp_nobody_there() -> None:
     """A port on which nobody listens breaks the dial with the system's reason."""
     listener, address = await listening()
     await listener.aclose()
-    with pytest.raises(ChannelBroken, match="connecting to .* failed: connection refused"):
+    with pytest.raises(ChannelBroken, match=r"connecting to .* failed: connection refused"):
         await dial_n2(address)
 
 
