@@ -170,9 +170,7 @@ def main() -> int:
     table = read_table() if TABLE.exists() else {}
     if sys.argv[1:] == ["--write"]:
         before, table = table, updated(rules, claims, table)
-        closed = [
-            rule for rule in rules if "tests" in table[rule] and "open" in before.get(rule, {"open": ""})
-        ]
+        closed = [rule for rule in rules if "tests" in table[rule] and "open" in before.get(rule, {"open": ""})]
         print("no longer open, if the tests prove all of it:", ", ".join(closed) or "nothing")
         TABLE.write_text(written(table), encoding="utf-8")
     elif sys.argv[1:]:

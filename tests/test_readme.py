@@ -1,7 +1,9 @@
 """The README says what the code says: its program runs, its tables are those of the settings and errors."""
 
 import re
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import cast
 
 import attrs
 import pytest
@@ -45,8 +47,8 @@ async def test_program_runs(
     assert call.strip() == "main, sys.argv[1])"
     names: dict[str, object] = {"__name__": "readme"}
     exec(compile(program, "README.md", "exec"), names)
-    main, network = names["main"], MemoryNetwork()
-    assert callable(main)
+    main = cast(Callable[[str], Awaitable[None]], names["main"])
+    network = MemoryNetwork()
     open_node = trio_raft.open_node
 
     def open_in_memory(config: trio_raft.Config, machine: trio_raft.StateMachine[object, object]) -> object:

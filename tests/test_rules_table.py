@@ -62,9 +62,7 @@ def test_tests_in_finds_functions_methods_and_coroutines() -> None:
         ({}, {"E1": {"open": "later"}, "Z9": {"open": "later"}}, "the table lists Z9"),
     ],
 )
-def test_complaints_each_disagreement(
-    claims: dict[str, list[str]], table: rules_table.Table, complaint: str
-) -> None:
+def test_complaints_each_disagreement(claims: dict[str, list[str]], table: rules_table.Table, complaint: str) -> None:
     """Each way in which page, tests and table can disagree is found, and is the only thing found."""
     found = list(rules_table.complaints(["E1"], claims, table))
     assert len(found) == 1
