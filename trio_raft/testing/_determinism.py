@@ -21,6 +21,9 @@ import trio
 import trio.testing
 from trio._core import _run as scheduler
 
+Random = random.Random
+"""What ``divide`` makes; modules that draw from one need not import the module that would let them make their own."""
+
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 

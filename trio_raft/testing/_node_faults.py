@@ -4,6 +4,12 @@ from collections.abc import Awaitable, Callable
 
 from trio_raft.testing._nemesis import Nemesis, Strike
 
+MID_WRITE_SHARE = 0.6
+"""How often a crash is made to hit disks at work: left to chance, it would find nearly all of them idle."""
+
+HESITATION = 0.9
+"""Of ``disk_stall_timeout``: a disk may hesitate for so long without anybody noticing."""
+
 
 async def crash(nemesis: Nemesis) -> None:
     """The power of one member fails."""
@@ -32,10 +38,20 @@ async def _take_down(nemesis: Nemesis, fault: str, count: int, down: Callable[..
     with nemesis.claim(*victims):
         rest = nemesis.draw_rest()
         nemesis.begin(fault, f"{', '.join(victims)} for {rest:.2f} s")
+        if nemesis.random.random() < MID_WRITE_SHARE:
+            await _catch_writes(nemesis, victims)
         await down(*victims)
         await nemesis.rest(rest)
         nemesis.note(f"{', '.join(victims)} may start again")
         await nemesis.cluster.start(*victims)
+
+
+async def _catch_writes(nemesis: Nemesis, victims: list[str]) -> None:
+    """Let their disks hesitate, and wait until something is under way: it is then that a crash hurts."""
+    longest = HESITATION * nemesis.plan.settings.timeouts.disk_stall_timeout
+    for victim in victims:
+        nemesis.cluster.lanes[victim].stall(longest)
+    await nemesis.rest(nemesis.random.uniform(0.0, longest))
 
 
 async def pause(nemesis: Nemesis) -> None:

@@ -18,7 +18,9 @@ import attrs
 import trio
 
 from trio_raft.testing._cluster import Cluster
+from trio_raft.testing._counting import Counter
 from trio_raft.testing._determinism import divide, run
+from trio_raft.testing._disk import PowerCut
 from trio_raft.testing._disk_faults import DISK_FAULTS
 from trio_raft.testing._failures import SimulationFailed
 from trio_raft.testing._healing import heal_and_prove
@@ -80,8 +82,9 @@ def run_seed(
     failure: BaseException | None = None
     with MUTANTS[mutant].applied() if mutant is not None else nullcontext():
         try:
-            run(watched.simulate, seed=seed)
-        except Exception as error:
+            with watched.counter.listening():
+                run(watched.simulate, seed=seed)
+        except (Exception, PowerCut) as error:
             failure = error
     ok = failure is None and watched.proved
     lines = watched.trace.lines() if trace else watched.trace.lines(last=LINES_OF_A_FAILURE)
@@ -91,7 +94,7 @@ def run_seed(
         violation="" if ok else _describe(failure),
         trace_hash=watched.trace.digest(),
         virtual_seconds=watched.virtual_seconds,
-        counts=dict(sorted(watched.counts.items())),
+        counts=dict(sorted(watched.counter.counts.items())),
         trace=tuple(lines) if trace or not ok else (),
     )
 
@@ -102,7 +105,7 @@ class _Run:
     def __init__(self, plan: Plan, trace: Trace) -> None:
         self.plan = plan
         self.trace = trace
-        self.counts: dict[str, int] = {}
+        self.counter = Counter()
         self.virtual_seconds = 0.0
         self.proved = False
 
@@ -110,13 +113,14 @@ class _Run:
         """The whole run.  Raises whatever went wrong."""
         self.trace.note("plan", str(self.plan))
         async with running_cluster(Shelf, self.plan.settings, trace=self.trace) as cluster:
+            self.counter.watch(cluster)
             try:
                 await self._trouble_and_proof(cluster)
                 cluster.check()
                 self.proved = True
             finally:
                 self.virtual_seconds = cluster.clock.now()
-                self._take_stock(cluster)
+                self.counter.take_stock(cluster)
 
     async def _trouble_and_proof(self, cluster: Cluster[Any, Any]) -> None:
         plan = self.plan
@@ -128,7 +132,7 @@ class _Run:
                 clock=cluster.clock,
                 random=divide(plan.seed, "worker", number),
                 numbers=numbers,
-                count=self.count,
+                count=self.counter.add,
             )
             for number in range(1, plan.workload.clients + 1)
         ]
@@ -139,7 +143,7 @@ class _Run:
                 await work(workers)
             nemesis.end()
         for fault, times in nemesis.injected.items():
-            self.count(f"fault: {fault}", times)
+            self.counter.add(f"fault: {fault}", times)
         self.trace.note("kit", "the time of trouble is over")
         nemesis.calm()
         await heal_and_prove(cluster)
@@ -153,21 +157,9 @@ class _Run:
         verdict = check_linearizable(
             cluster.history, self.plan.workload.model, seconds=math.inf, max_steps=SEARCH_STEPS
         )
-        self.count("operations judged", len(cluster.history))
+        self.counter.add("operations judged", len(cluster.history))
         if not verdict:
             raise SimulationFailed(self.plan.seed, f"the history is {verdict.outcome}: {verdict.explanation}")
-
-    def count(self, what: str, times: int = 1) -> None:
-        """Add to a count of the report."""
-        self.counts[what] = self.counts.get(what, 0) + times
-
-    def _take_stock(self, cluster: Cluster[Any, Any]) -> None:
-        for what, times in cluster.network.injected.items():
-            self.count(f"network: {what}", times)
-        for member in cluster.members.values():
-            self.count("lives", member.lives)
-            for what, times in member.disk.injected.items():
-                self.count(f"disk: {what}", times)
 
 
 def _describe(failure: BaseException | None) -> str:

@@ -9,13 +9,12 @@ House rule: a plan is data.  Nothing is drawn later that could have been drawn h
 each from its own generator.
 """
 
-from random import Random
 from typing import Final
 
 import attrs
 
 from trio_raft._config import Limits, Timeouts
-from trio_raft.testing._determinism import Latency, divide
+from trio_raft.testing._determinism import Latency, Random, divide
 from trio_raft.testing._settings import ClusterSettings
 from trio_raft.testing._workload import Workload
 
@@ -54,6 +53,9 @@ FAULTS: Final = (
 
 RUINS: Final = ("bit flip", "wiped disk")
 """Faults after which the member rightly refuses to take part, for the rest of the run."""
+
+HEALING_SECONDS: Final = 1000.0
+"""Virtual seconds that healing may take, all waits together; each is bounded by itself."""
 
 LEAST_FRAME_BYTES = 8 << 10
 """A frame body has to hold a command and a member map."""
@@ -104,11 +106,20 @@ class Plan:
         )
 
 
+PROFILES: Final = {
+    "swarm": "everything is drawn from the seed",
+    "standard": "three members, default timeouts, 20 writes a second, every kind of fault: to measure the speed",
+    "idle": "three members, default timeouts, no clients, no faults: to measure the speed",
+}
+
+
 @attrs.frozen(kw_only=True)
 class Wishes:
     """What the person who runs the swarm decides, in place of the seed."""
 
     seconds: float = SECONDS
+    profile: str = "swarm"
+    """One of ``PROFILES``."""
     size: int | None = None
     faults: tuple[str, ...] | None = None
     """Only these kinds, all of them in each run; empty: none."""
@@ -120,6 +131,8 @@ class Wishes:
         words: list[str] = []
         if self.seconds != SECONDS:
             words += ["--seconds", f"{self.seconds:g}"]
+        if self.profile != "swarm":
+            words += ["--profile", self.profile]
         if self.size is not None:
             words += ["--size", str(self.size)]
         if self.faults is not None:
@@ -133,12 +146,26 @@ def draw_plan(seed: int, wishes: Wishes = Wishes()) -> Plan:
     """The run of this seed.  ValueError: the wishes leave no majority, or make no sense otherwise."""
     if not 0 < wishes.seconds < float("inf"):
         raise ValueError(f"seed {seed}: a run takes a positive number of virtual seconds, not {wishes.seconds}")
+    if wishes.profile not in PROFILES:
+        raise ValueError(f"seed {seed}: there is no profile {wishes.profile!r}. Known: {', '.join(PROFILES)}")
+    plan = _draw_freely(seed) if wishes.profile == "swarm" else _plan_for_measuring(seed, idle=wishes.profile == "idle")
+    size = plan.settings.size if wishes.size is None else wishes.size
+    ruined = min(plan.ruined, (max(size, 1) - 1) // 2) if wishes.ruined is None else wishes.ruined
+    return attrs.evolve(
+        plan,
+        seconds=wishes.seconds,
+        settings=attrs.evolve(plan.settings, size=size, time_limit=wishes.seconds + HEALING_SECONDS),
+        faults=plan.faults if wishes.faults is None else wishes.faults,
+        ruined=ruined,
+    )
+
+
+def _draw_freely(seed: int) -> Plan:
     random = divide(seed, "plan")
     size = random.choices((1, 3, 4, 5, 7), weights=(1, 10, 2, 4, 1))[0]
-    size = wishes.size if wishes.size is not None else size
     calm = random.random() < 0.05
     faults = () if calm else tuple(fault for fault in FAULTS if random.random() < 0.5)
-    ruined = random.randrange((max(size, 1) - 1) // 2 + 1)
+    ruined = random.randrange((size - 1) // 2 + 1)
     timeouts = _draw_timeouts(random)
     settings = ClusterSettings(
         size=size,
@@ -149,18 +176,36 @@ def draw_plan(seed: int, wishes: Wishes = Wishes()) -> Plan:
         link=_draw_link(random, unit=timeouts.heartbeat_timeout),
         disk=_draw_disk(random, unit=timeouts.heartbeat_timeout),
         drift=random.choice((0.0, 0.0, 0.001, 0.02)),
-        time_limit=wishes.seconds + 1000.0,
         heals=False,
     )
     return Plan(
         seed=seed,
-        seconds=wishes.seconds,
+        seconds=SECONDS,
         settings=settings,
         workload=_draw_workload(random, settings.limits),
-        faults=faults if wishes.faults is None else wishes.faults,
+        faults=faults,
         fault_pause=random.choice((0.3, 0.7, 1.5, 3.0)),
         most_faults=random.choice((1, 2, 4)),
-        ruined=ruined if wishes.ruined is None else wishes.ruined,
+        ruined=ruined,
+    )
+
+
+def _plan_for_measuring(seed: int, *, idle: bool) -> Plan:
+    return Plan(
+        seed=seed,
+        seconds=SECONDS,
+        settings=ClusterSettings(
+            size=3,
+            seed=seed,
+            link=Latency(0.0005, jitter=0.5, tail=0.01, longest=0.1),
+            disk=Latency(0.001, jitter=0.5, tail=0.01, longest=0.1),
+            heals=False,
+        ),
+        workload=Workload(clients=0 if idle else 5, pause=0.25, read_share=0.0),
+        faults=() if idle else FAULTS,
+        fault_pause=1.5,
+        most_faults=2,
+        ruined=1,
     )
 
 

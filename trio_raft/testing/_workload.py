@@ -9,7 +9,6 @@ House rule: a client records what it asked and what it was told, and judges noth
 
 import itertools
 from collections.abc import Callable, Hashable
-from random import Random
 from typing import Any, Literal
 
 import attrs
@@ -19,6 +18,7 @@ from trio_raft._environment import Clock
 from trio_raft._errors import LeadershipLost, Rejected
 from trio_raft.abc import Committed, StateMachine
 from trio_raft.testing._client import Client
+from trio_raft.testing._determinism import Random
 from trio_raft.testing._failures import Unanswered
 from trio_raft.testing._models import Append, AppendList, CompareAndSwap, Delete, Get, KeyValue, Model, Put, Read
 
