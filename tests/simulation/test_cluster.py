@@ -55,7 +55,10 @@ async def test_crash_of_all_loses_nothing() -> None:
         client = cluster.client()
         for number in range(1, 21):
             await client.propose(number)
+        before = cluster.clock.now()
         await cluster.crash(*cluster.ids)
+        # At once: nothing was closed in order, and nothing waited for.
+        assert cluster.clock.now() == before
         assert cluster.nodes == {"n1": None, "n2": None, "n3": None}
         await cluster.start()
         assert await client.read(total) == 210
@@ -118,6 +121,17 @@ async def test_crash_of_those_that_are_down() -> None:
         await cluster.kill("n1")
         await cluster.start("n2")
         assert [member.lives for member in cluster.members.values()] == [1, 1, 1]
+
+
+@simulated
+async def test_start_twice_at_once() -> None:
+    """A member that two tasks start in the same moment has one life."""
+    async with running_cluster(Counter) as cluster:
+        await cluster.crash("n1")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(cluster.start, "n1")
+            nursery.start_soon(cluster.start, "n1", "n2")
+        assert [member.lives for member in cluster.members.values()] == [2, 1, 1]
 
 
 @simulated

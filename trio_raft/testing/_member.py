@@ -154,6 +154,10 @@ async def live(
 
     Cancelled: the node closes in order, as it would for a user.  A crash freezes disk and links first.
     """
+    if member.life is not None:
+        # Two were told to start it in the same moment.
+        task_status.started()
+        return
     try:
         life = Life(member.lives, make_machine())
     except Exception as error:
