@@ -19,9 +19,7 @@ import pytest
 import trio._core._run
 
 # Property tests cover pure code only. The same examples on each run: a failure today is a failure tomorrow.
-hypothesis.settings.register_profile(
-    "project", derandomize=True, max_examples=100, deadline=None, database=None
-)
+hypothesis.settings.register_profile("project", derandomize=True, max_examples=100, deadline=None, database=None)
 hypothesis.settings.load_profile("project")
 
 

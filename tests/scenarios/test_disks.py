@@ -106,6 +106,27 @@ async def test_applies_only_what_is_durable_here(autojump_clock: object) -> None
         assert await ticket.wait() == 1
 
 
+async def test_read_waits_until_its_index_is_applied(autojump_clock: object) -> None:
+    """A read on a leader whose machine is behind the commit index waits for it, and then shows every write (Q5)."""
+    async with running_cluster() as cluster:
+        leader = await cluster.elected()
+        cluster.lanes(leader.node_id).stall(Lane.JOURNAL)
+        leader.submit_nowait(b"a")
+        await cluster.settle(0.5)
+        seen: list[list[bytes]] = []
+
+        async def read() -> None:
+            seen.append(await leader.read(lambda machine: list(machine.commands)))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            await cluster.settle(0.5)
+            assert leader.commit_index > leader.last_applied
+            assert seen == []
+            cluster.lanes(leader.node_id).resume()
+        assert seen == [[b"a"]]
+
+
 async def test_follower_applies_only_what_is_durable_there(autojump_clock: object) -> None:
     """A follower that knows the commit index applies nothing that its own disk does not hold yet (S11)."""
     async with running_cluster() as cluster:
