@@ -66,3 +66,9 @@ async def test_program_runs(
             for node_id in ("n1", "n2", "n3"):
                 nursery.start_soon(main, node_id)
     assert capsys.readouterr().out.splitlines() == ["added: the counter is 1", "read: 1"]
+
+
+def test_kit_example_is_the_one_that_is_run() -> None:
+    """The test that the README shows stands, word for word, in the example that is run."""
+    shown = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)[1]
+    assert shown in (Path(__file__).parent.parent / "examples" / "test_counter.py").read_text()
