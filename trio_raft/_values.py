@@ -5,6 +5,9 @@ map of its fields by name; where one of several types may stand, and for the com
 with its name, ``["Add", {"amount": 1}]``.  So a log that was written when there was one class of commands can still
 be read when there are three; a class or a field that is renamed is another one, and a new field needs a default.
 
+Decoding refuses a field or a class that this version does not know: a node of older code that dropped it would apply
+another command than the others do, and nobody would notice.  It stops instead, until it is upgraded.
+
 A value is checked against its type *before* it is proposed, field by field and without coercion: what does not fit
 raises at the caller, instead of stopping every server when the entry is applied.
 
@@ -20,7 +23,8 @@ import attrs
 import cattrs
 import msgpack
 
-from trio_raft._strict import Numbers, require, require_integer, strict_converter
+from trio_raft._errors import leaves
+from trio_raft._strict import Numbers, Structure, require, require_integer, strict_converter
 
 T = TypeVar("T")
 Encode = Callable[[Any], Any]
@@ -30,6 +34,8 @@ _NUMBERS = Numbers(lowest=-(1 << 63), highest=(1 << 64) - 1, finite=False)
 
 _PRIMITIVES = (str, bytes, bool, int, float, types.NoneType)
 _KEYS = (str, bytes, int)
+
+_OLDER_CODE = "this node runs older code than the one that wrote it; upgrade it"
 
 
 class ValueCodec(Generic[T]):
@@ -46,6 +52,7 @@ class ValueCodec(Generic[T]):
         members = (kind,) if attrs.has(kind) else None
         self._encode = _union_encoder(members, ()) if members else _encoder(kind, ())
         converter = strict_converter(_NUMBERS, detailed=True)
+        converter.register_structure_hook_factory(_is_class, _class_structure_factory)
         converter.register_structure_hook_factory(_is_union, _union_structure_factory)
         self._structure = _union_structure(members, converter) if members else converter.get_structure_hook(kind)
         self._kind = kind
@@ -65,13 +72,20 @@ class ValueCodec(Generic[T]):
             raise type(misfit.problem)(f"{misfit.path}: {misfit.problem}") from misfit.problem
 
     def decode(self, data: bytes) -> T:
-        """The value that was encoded.  Raises ValueError for bytes that are no value of the declared type."""
+        """The value that was encoded.
+
+        Raises ValueError for bytes that are no value of the declared type: what other code wrote, with a field or a
+        class that this one lacks, or without a field that has no default, is none.
+        """
         if self._is_bytes:
             return cast("T", data)
         try:
             plain = msgpack.unpackb(data, strict_map_key=False)
             return cast("T", self._structure(plain, self._kind))
         except Exception as error:
+            for leaf in leaves(error):
+                if isinstance(leaf, _OtherCode):
+                    raise ValueError(str(leaf)) from error
             problems = "; ".join(cattrs.transform_error(error, path=_name(self._kind)))
             raise ValueError(f"these bytes are no value of type {_name(self._kind)}: {problems}") from error
 
@@ -83,6 +97,10 @@ class _Misfit(Exception):
         super().__init__(problem)
         self.problem = problem
         self.path = path
+
+
+class _OtherCode(ValueError):
+    """The value is sound, but other code than this wrote it; the text says all there is to say."""
 
 
 def _encoder(kind: Any, enclosing: tuple[type, ...]) -> Encode:
@@ -211,6 +229,39 @@ def _mapping_encoder(encode_key: Encode, encode_item: Encode) -> Encode:
     return encode
 
 
+# ------------------------------------------------------------------------------------------------ classes
+
+
+def _is_class(kind: Any) -> bool:
+    return attrs.has(kind)
+
+
+def _class_structure_factory(kind: Any, converter: cattrs.Converter) -> Structure:
+    """cattrs drops the fields that a class does not have: refuse them, and say in words which one is missing."""
+    structure_known = converter.gen_structure_attrs_fromdict(kind)
+    fields = [field for field in attrs.fields(kind) if field.init]
+    known = frozenset(field.name for field in fields)
+    required = [field.name for field in fields if field.default is attrs.NOTHING]
+
+    def structure(value: Any, _: Any) -> Any:
+        require(value, dict)
+        if value.keys() != known:
+            for name in value:
+                if name not in known:
+                    raise _OtherCode(
+                        f"the command carries the field {name!r}, which {_name(kind)} does not have: {_OLDER_CODE}"
+                    )
+            for name in required:
+                if name not in value:
+                    raise _OtherCode(
+                        f"the command lacks the field {name!r} of {_name(kind)}, which has no default: older code "
+                        f"wrote it; every new field needs a default"
+                    )
+        return structure_known(value, kind)
+
+    return structure
+
+
 # ------------------------------------------------------------------------------------------------ unions
 
 
@@ -230,20 +281,22 @@ def _checked_members(members: tuple[Any, ...]) -> list[type]:
     return checked
 
 
-def _union_structure_factory(kind: Any, converter: cattrs.Converter) -> Callable[[Any, Any], Any]:
+def _union_structure_factory(kind: Any, converter: cattrs.Converter) -> Structure:
     return _union_structure(get_args(kind), converter)
 
 
-def _union_structure(members: tuple[Any, ...], converter: cattrs.Converter) -> Callable[[Any, Any], Any]:
+def _union_structure(members: tuple[Any, ...], converter: cattrs.Converter) -> Structure:
     checked = _checked_members(members)
     tagged = {kind.__name__: (converter.get_structure_hook(kind), kind) for kind in checked if attrs.has(kind)}
     plain = {kind: converter.get_structure_hook(kind) for kind in checked if not attrs.has(kind)}
+    names = ", ".join(tagged)
 
     def structure(value: Any, _: Any) -> Any:
-        if type(value) is list:
+        if tagged and type(value) is list:
             tag, fields = _pair(value)
+            require(tag, str)
             if tag not in tagged:
-                raise ValueError(f"{tag!r} is none of {', '.join(tagged)}")
+                raise _OtherCode(f"the command is of class {tag!r}, which is none of {names}: {_OLDER_CODE}")
             structure_class, kind = tagged[tag]
             return structure_class(fields, kind)
         structure_plain = plain.get(cast("Any", type(value)))
@@ -252,10 +305,6 @@ def _union_structure(members: tuple[Any, ...], converter: cattrs.Converter) -> C
         return structure_plain(value, type(value))
 
     return structure
-
-
-def _is_class(kind: Any) -> bool:
-    return attrs.has(kind)
 
 
 def _pair(value: Any) -> tuple[Any, Any]:
