@@ -72,3 +72,11 @@ def test_kit_example_is_the_one_that_is_run() -> None:
     """The test that the README shows stands, word for word, in the example that is run."""
     shown = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)[1]
     assert shown in (Path(__file__).parent.parent / "examples" / "test_counter.py").read_text()
+
+
+def test_toml_example_is_a_configuration(tmp_path: Path) -> None:
+    """The settings file that the README shows is read as it stands."""
+    shown = re.findall(r"```toml\n(.*?)```", README, flags=re.DOTALL)[0]
+    path = tmp_path / "n1.toml"
+    path.write_text(shown)
+    assert trio_raft.Config.from_toml(path).members["n2"] == "10.0.0.2:7101"  # type: ignore[index]

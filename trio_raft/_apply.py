@@ -6,6 +6,7 @@ loop gets its turn, so that a long replay delays no heartbeat.  One call that bl
 reported by name: nobody else can say where the time went.
 """
 
+import inspect
 from typing import Any, Generic, TypeVar, get_args, get_origin
 
 import trio
@@ -85,24 +86,39 @@ class Applier(Generic[CommandT, ResultT]):
         try:
             result = self._machine.apply(Committed(entry.index, entry.term, self._decode(entry.data)))
         except Rejected as rejection:
-            if ticket is not None:
-                ticket.fail(rejection)
+            self._end(ticket, entry, rejection)
         except Exception as error:
-            raise StateMachineError(index=entry.index, term=entry.term, problem=error_text(error)) from error
+            failure = StateMachineError(index=entry.index, term=entry.term, problem=error_text(error))
+            failure.__cause__ = error
+            self._end(ticket, entry, failure)
+            raise failure from error
         else:
-            if ticket is not None:
-                ticket.resolve(result)
-        if ticket is not None:
-            # Not before: a ticket whose entry stops the node must be found when the node's close ends them all.
-            del self._server.tickets[entry.index]
-            self._server.pending_bytes -= len(entry.record)
+            self._end(ticket, entry, None, result)
+
+    def _end(self, ticket: Ticket[object] | None, entry: Entry, error: Exception | None, result: object = None) -> None:
+        """Tell whoever waits.  The proposer of an entry that stops the node learns that too: proposed again, it would
+        stop the next leader."""
+        if ticket is None:
+            return
+        if error is None:
+            ticket.resolve(result)
+        else:
+            ticket.fail(error)
+        del self._server.tickets[entry.index]
+        self._server.pending_bytes -= len(entry.record)
 
 
 def command_type(machine: StateMachine[Any, Any]) -> Any:
     """The type of a machine's commands: its ``command_type``, or what its class statement names.
 
-    Raises ConfigurationError if neither says it.
+    Raises ConfigurationError if neither says it, and if ``apply`` is a coroutine function.
     """
+    if inspect.iscoroutinefunction(machine.apply):
+        raise ConfigurationError(
+            "",
+            f"{type(machine).__name__}.apply must be a plain function, not async: it runs in one step of the event "
+            f"loop, and must depend on nothing but the state and the command",
+        )
     if machine.command_type is not None:
         return machine.command_type
     for cls in type(machine).__mro__:

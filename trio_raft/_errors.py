@@ -69,13 +69,14 @@ class IncarnationRefused(RaftError):
     """The members know this id by another incarnation: its data directory was emptied or exchanged.
 
     It neither votes nor acknowledges, since it no longer holds what its predecessor promised.  Next step: put the
-    original directory back, or remove the member and add it anew.
+    original directory back, as it was last written; an older copy of it would break the same promises.
     """
 
     def __init__(self, node_id: str, *, known: str, found: str) -> None:
         super().__init__(
             f"{node_id} is known to the cluster with incarnation {known}, but this data directory is {found}: it was "
-            f"emptied or exchanged. Put the original directory back, or remove the member and add it anew."
+            f"emptied or exchanged. Put the original directory back (no older copy); until then the others go on "
+            f"without this member."
         )
         self.node_id = node_id
         self.known = known
@@ -116,14 +117,15 @@ class StorageFull(RaftError):
 class LogCorrupt(RaftError):
     """The log on disk is damaged in a way that no crash explains; the node refuses to start on it.
 
-    Nothing was changed.  Next step: if a majority of the other members is healthy, remove this member and add it anew
-    with an empty directory; otherwise restore the directory from a backup.
+    Nothing was changed.  Next step: mend the disk or the file system.  The others go on without this member while they
+    are a majority; neither an older copy of the directory nor an empty one may take its place, since both forget what
+    this member promised.
     """
 
     def __init__(self, path: Path, *, offset: int, index: int, problem: str) -> None:
         super().__init__(
             f"{path} is damaged at byte {offset}, near log index {index}: {problem}. No crash leaves this behind, so "
-            f"nothing was changed. Restore the directory, or replace this member by a fresh one."
+            f"nothing was changed. Mend the disk or file system; the others go on without this member meanwhile."
         )
         self.path = path
         self.offset = offset
@@ -172,7 +174,7 @@ class NoLeader(RaftError):
     """No leader was found in time.  ``waited`` is in seconds; ``why`` says what stands in the way."""
 
     def __init__(self, waited: float, why: str) -> None:
-        super().__init__(f"no leader after {waited:.2f} s: {why}. Nothing was queued; try again later.")
+        super().__init__(f"no leader after {waited:.2f} s: {why}. Nothing was queued; try again once that is over.")
         self.waited = waited
         self.why = why
 

@@ -99,7 +99,7 @@ class PeerLostData:
     def __str__(self) -> str:
         return (
             f"{self.peer} lost entries that it had acknowledged up to {self.match_index}; its acknowledgements no "
-            f"longer count. Check its disk, then replace it"
+            f"longer count. If an older copy of its directory was put in place, put the newest one back"
         )
 
 
@@ -137,7 +137,7 @@ class BootstrapWaiting:
     missing: tuple[ServerId, ...]
     problem: str
     logger: ClassVar[str] = "trio_raft.bootstrap"
-    level: ClassVar[int] = logging.INFO
+    level: ClassVar[int] = logging.WARNING
 
     def __str__(self) -> str:
         names = ", ".join(self.missing)
@@ -168,7 +168,7 @@ class DirectoryReplaced:
     def __str__(self) -> str:
         return (
             f"the cluster knows this id with incarnation {self.known}, this directory is {self.found}: it neither "
-            f"votes nor acknowledges. Put the original directory back, or remove the member and add it anew"
+            f"votes nor acknowledges. Put the original directory back; no older copy will do"
         )
 
 

@@ -11,6 +11,7 @@ state, and closing wakes them all.
 Reading order: ``open_node``, then ``Node``: looking, writes, reads, waits.
 """
 
+import inspect
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
 from typing import Any, Generic, Literal, TypeVar, cast
@@ -20,7 +21,7 @@ import trio
 from trio_raft._apply import Applier, command_type
 from trio_raft._config import Config
 from trio_raft._environment import Environment, real_environment
-from trio_raft._errors import NoLeader, leaves
+from trio_raft._errors import NoLeader, ProposalDropped, leaves
 from trio_raft._events import EventReceiver, LoopBlocked
 from trio_raft._leadership import confirm_applied, confirm_leadership, confirm_read_index
 from trio_raft._messages import ServerId
@@ -62,8 +63,12 @@ async def open_node(
     Leaving the block closes the node, in bounded time, and ends every task.
 
     Raises at the start, bare, with nothing changed on disk:  ConfigurationError, DirectoryInUse, DirectoryMismatch,
-    LogCorrupt, IncompatibleVersion, StorageError, StorageFull, OSError (the address is taken or not ours).  What can
-    leave later is in the head comment of this module.
+    LogCorrupt, IncompatibleVersion, StorageError, StorageFull; an address that is taken or not ours is a
+    ConfigurationError too.  Later leaves: your exception, as it is; or, if the node itself failed, StorageError,
+    LogCorrupt or StateMachineError, any other failure as RaftInternalError, with your exception as its context.  None
+    of them in a group; those of ``serve_node`` come out of your own nursery.
+
+    Cancelled: the node is closed at once.
     """
     codec: ValueCodec[CommandT] = ValueCodec(command_type(machine))
     environment = environment or real_environment()
@@ -203,9 +208,10 @@ class Node(Generic[CommandT, ResultT]):
         applied here (paper section 8).
 
         Raises ``Rejected`` if the machine refused it; NotLeader (ask the leader) and NoLeader (none within two
-        election timeouts), neither queued; LeadershipLost (outcome unknown); StorageFull;
-        ``trio.ClosedResourceError``; TypeError or ValueError, before anything is queued, if the command does not
-        encode or is larger than ``limits.max_command_bytes``.
+        election timeouts), neither queued; ProposalDropped (the leadership ended while the command waited for room: it
+        is absent); LeadershipLost (outcome unknown); StateMachineError (the machine raised on this very command, and
+        the node stops: do not propose it again); StorageFull; ``trio.ClosedResourceError``; TypeError or ValueError,
+        before anything is queued, if the command does not encode or is larger than ``limits.max_command_bytes``.
 
         Cancelled: before it is queued, the command is guaranteed absent; after that it may still commit.
         """
@@ -242,12 +248,17 @@ class Node(Generic[CommandT, ResultT]):
     async def _submit(self, data: bytes) -> Ticket[ResultT]:
         await trio.lowlevel.checkpoint_if_cancelled()
         server = self._server
+        waited = False
         while True:
             if server.state.role is not Role.LEADER:
+                server.check_open()
+                if waited:
+                    raise ProposalDropped("the leadership ended while the command waited for room")
                 await self._wait_to_lead()
             try:
                 return cast(Ticket[ResultT], server.submit_nowait(data))
             except trio.WouldBlock:
+                waited = True
                 await server.room_lot.park()
 
     async def _wait_to_lead(self) -> None:
@@ -292,12 +303,16 @@ class Node(Generic[CommandT, ResultT]):
         stopwatch = self._clock.stopwatch
         began = stopwatch()
         try:
-            return function(self._machine)
+            value = function(self._machine)
         finally:
             blocked = stopwatch() - began
             if blocked > self._server.config.timeouts.loop_blocked_threshold:
                 name = getattr(function, "__qualname__", repr(function))
                 self._server.events.publish(LoopBlocked(f"read function {name}", blocked))
+        if inspect.iscoroutine(value):
+            value.close()
+            raise TypeError(f"the function of a read must be a plain function, not async: {function!r}")
+        return value
 
     async def read_index(self) -> LogIndex:
         """An index that reflects every write completed before this call, confirmed by a majority (dissertation 6.4).

@@ -25,7 +25,7 @@ import trio
 
 from trio_raft._config import Config
 from trio_raft._environment import Environment, draw_interval
-from trio_raft._errors import IncarnationRefused, LeadershipLost, NotLeader, StorageFull
+from trio_raft._errors import IncarnationRefused, LeadershipLost, NotLeader, StorageFull, error_text
 from trio_raft._events import (
     BootstrapDone,
     EventHub,
@@ -395,6 +395,6 @@ class Server:
             return
         self.closed = True
         self.crash = crash
-        self.step_down("the node is closing" if crash is None else "the node failed")
+        self.step_down("the node is closing" if crash is None else f"the node failed: {error_text(crash)}")
         for lot in (self.read_lot, self.room_lot, self.change_lot):
             lot.unpark_all()

@@ -299,7 +299,7 @@ async def test_room_for_proposals(autojump_clock: object) -> None:
                 leader.submit_nowait(bytes(100))
         assert leader.statistics().pending_bytes <= 1000 + 200
         outcome, seconds = await outcome_of(CALLS["submit"], leader)
-        assert outcome in ("NotLeader", "NoLeader")
+        assert outcome == "ProposalDropped"
         assert seconds <= 1.2 * TIMEOUTS.replication_stall_timeout + PATIENCE
         assert leader.statistics().pending_bytes == 0
 
@@ -342,10 +342,14 @@ async def test_failing_machine(autojump_clock: object) -> None:
         leader = await cluster.elected()
         await cluster.write(leader, b"a")
         ticket, later = leader.submit_nowait(b"fail"), leader.submit_nowait(b"b")
-        for each in (ticket, later):
-            with pytest.raises(LeadershipLost) as caught:
-                await each.wait()
-            assert isinstance(caught.value.__cause__, StateMachineError)
+        # Whoever proposed the command that fails is told so: proposed again, it would stop the next leader.
+        with pytest.raises(StateMachineError) as refused:
+            await ticket.wait()
+        assert (refused.value.index, refused.value.term) == (ticket.index, ticket.term)
+        assert isinstance(refused.value.__cause__, ZeroDivisionError)
+        with pytest.raises(LeadershipLost, match="one over zero") as caught:
+            await later.wait()
+        assert isinstance(caught.value.__cause__, StateMachineError)
         # The next leader meets the same entry; the third is left without a majority to learn of it.
         await cluster.settle(20)
         failed = [server for server in cluster.servers.values() if server.failure is not None]
@@ -361,6 +365,34 @@ async def test_failing_machine(autojump_clock: object) -> None:
         await cluster.restart(*cluster.ids)
         leader = await cluster.converged()
         assert cluster.commands(leader.node_id) == [b"a", b"fail", b"b"]
+
+
+class Asleep(Journal):
+    """Its author took ``apply`` for a coroutine."""
+
+    async def apply(self, entry: trio_raft.Committed[bytes]) -> int:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
+        return 0
+
+
+async def test_async_functions_are_refused(autojump_clock: object) -> None:
+    """An ``async`` apply is refused at the start, and an ``async`` read function when it is called (X3)."""
+    async with running_cluster(start=False) as cluster:
+        with pytest.raises(trio_raft.ConfigurationError, match="not async"):
+            async with trio_raft.open_node(
+                cluster.config("n1"),
+                Asleep(),
+                log_store=trio_raft.MemoryLogStore(),
+                transport=cluster.network.transport("n1"),
+            ):
+                pass
+    async with running_cluster(1) as cluster:
+        node = await cluster.elected()
+
+        async def read(machine: object) -> None:
+            """Never run."""
+
+        with pytest.raises(TypeError, match="plain function"):
+            await node.read(read)  # type: ignore[unused-coroutine]
 
 
 async def test_read_function_that_raises(autojump_clock: object) -> None:
