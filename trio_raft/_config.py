@@ -7,13 +7,14 @@ the path of a wrong key.
 House rule: settings are frozen; nothing in the package computes a duration that is not derived from this page.
 """
 
+import difflib
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import attrs
 import cattrs
-from cattrs.gen import make_dict_structure_fn
 from cattrs.v import format_exception, transform_error
 
 from trio_raft._errors import ConfigurationError, leaves
@@ -204,7 +205,8 @@ class Config:
     members: Mapping[ServerId, str] = attrs.field(converter=_by_server_id)
     """Id → ``host:port``, as the peers dial it."""
     data_directory: Path = attrs.field(converter=Path)
-    """Created if missing; its parent must exist."""
+    """Created if missing; its parent must exist.  A relative path, in a TOML file too, starts at the current directory
+    of the process, not at the file's."""
     listen: str = ""
     """``host:port`` to bind; this node's own entry in ``members`` if empty."""
     timeouts: Timeouts = Timeouts()
@@ -218,12 +220,19 @@ class Config:
         if self.node_id not in self.members:
             known = ", ".join(sorted(self.members)) or "none"
             raise ConfigurationError("members", f"must name this node, {self.node_id!r}; it names {known}")
+        self._check_addresses()
+        if self.listen:
+            split_address("listen", self.listen)
+
+    def _check_addresses(self) -> None:
+        owners: dict[tuple[str, int], ServerId] = {}
         for member, address in self.members.items():
             if not member:
                 raise ConfigurationError("members", "an id must not be empty")
-            split_address(f"members.{member}", address)
-        if self.listen:
-            split_address("listen", self.listen)
+            host, port = split_address(f"members.{member}", address)
+            owner = owners.setdefault((host.lower(), port), member)
+            if owner != member:
+                raise ConfigurationError(f"members.{member}", f"has the same address as {owner}, {address}")
 
     @property
     def listen_address(self) -> str:
@@ -234,8 +243,8 @@ class Config:
     def from_toml(cls, path: Path | str) -> "Config":
         """Read a node's configuration from a TOML file.
 
-        Raises ConfigurationError, naming the path of the key, for an unknown key, a wrong type or a wrong value, and
-        for a file that cannot be read or is not TOML.
+        Raises ConfigurationError, naming the file and the path of the key, for an unknown or a missing key, a wrong
+        type or a wrong value, and for a file that cannot be read or is not TOML.
         """
         try:
             with open(path, "rb") as file:
@@ -244,22 +253,27 @@ class Config:
             raise ConfigurationError("", f"cannot read {path}: {error.strerror}") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigurationError("", f"{path} is not valid TOML: {error}") from error
-        return cls.from_mapping(table)
+        try:
+            return cls.from_mapping(table)
+        except ConfigurationError as error:
+            raise ConfigurationError(error.key, f"{error.problem} (in {path})") from error.__cause__
 
     @classmethod
     def from_mapping(cls, table: Mapping[str, object]) -> "Config":
-        """Build a configuration from plain data, as ``from_toml`` does."""
-        converter = _strict_converter()
+        """Build a configuration from plain data, as ``from_toml`` does.
+
+        Raises ConfigurationError: ``key`` is that of the first mistake, the text names every one that was found.
+        """
+        mistakes = _wrong_keys(table)
+        if mistakes:
+            raise _one_error(mistakes)
         try:
-            return converter.structure(table, cls)
+            return _strict_converter().structure(table, cls)
         except ConfigurationError:
             raise
         except Exception as error:
             _raise_first_configuration_error(error)
-            problem = "; ".join(transform_error(error, path="config", format_exception=_what_was_found))
-            key = problem.rpartition(" @ config.")[2] if " @ config." in problem else ""
-            key = key.replace("['", ".").replace("']", "")
-            raise ConfigurationError(key, problem) from error
+            raise _one_error(_wrong_values(error)) from error
 
 
 def split_address(key: str, address: str) -> tuple[str, int]:
@@ -272,7 +286,7 @@ def split_address(key: str, address: str) -> tuple[str, int]:
 
 def _strict_converter() -> cattrs.Converter:
     """cattrs coerces by default: "false" would become True and "3" a number.  Refuse instead."""
-    converter = cattrs.Converter(detailed_validation=True, forbid_extra_keys=True)
+    converter = cattrs.Converter(detailed_validation=True)
 
     def strictly(expected: type, *accepted: type):  # type: ignore[no-untyped-def]
         def hook(value: object, _: object) -> object:
@@ -287,15 +301,55 @@ def _strict_converter() -> cattrs.Converter:
     strictly(str, str)
     strictly(bool, bool)
     converter.register_structure_hook(Path, lambda value, _: Path(converter.structure(value, str)))
-    for settings in (Timeouts, Limits, Config):
-        converter.register_structure_hook(
-            settings, make_dict_structure_fn(settings, converter, _cattrs_forbid_extra_keys=True)
-        )
     return converter
+
+
+# ------------------------------------------------------------------------------------------------ mistakes
+
+_Mistake = tuple[str, str]
+"""The path of a key, and what is wrong with it."""
+
+
+def _one_error(mistakes: list[_Mistake]) -> ConfigurationError:
+    """All of them in one text: who corrects a file wants to do it once."""
+    (key, problem), *others = mistakes
+    return ConfigurationError(key, "; ".join([problem, *(f"{other}: {what}" for other, what in others)]))
+
+
+def _wrong_keys(table: object, settings: type = Config, prefix: str = "") -> list[_Mistake]:
+    """The missing keys, then the unknown ones, then those of the tables inside."""
+    if not isinstance(table, Mapping):
+        return [(prefix.removesuffix("."), f"must be a table, not {table!r}")]
+    given = cast("Mapping[str, object]", table)
+    known = attrs.fields_dict(settings)
+    mistakes = [
+        (f"{prefix}{name}", "missing")
+        for name, field in known.items()
+        if field.default is attrs.NOTHING and name not in given
+    ]
+    mistakes += [(f"{prefix}{name}", _no_such_key(name, list(known))) for name in given if name not in known]
+    for name, field in known.items():
+        if name in given and field.type is not None and attrs.has(field.type):
+            mistakes += _wrong_keys(given[name], field.type, f"{prefix}{name}.")
+    return mistakes
+
+
+def _no_such_key(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"no such key; did you mean {near[0]}?" if near else f"no such key; the keys are {', '.join(known)}"
+
+
+def _wrong_values(error: Exception) -> list[_Mistake]:
+    """What did not fit its type, from lines like ``expected int, got 'a' @ config.members['n4']``."""
+    lines = transform_error(error, path="config", format_exception=_what_was_found)
+    parts = [line.rpartition(" @ config") for line in lines]
+    return [(path.removeprefix(".").replace("['", ".").replace("']", ""), problem) for problem, _, path in parts]
 
 
 def _what_was_found(error: BaseException, expected: type | None) -> str:
     """The strict hooks say what they found; cattrs' own wording leaves that out."""
+    if isinstance(error, AttributeError):
+        return "must be a table"  # What is no mapping has no items.
     return str(error) if type(error) is ValueError else format_exception(error, expected)
 
 

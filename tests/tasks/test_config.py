@@ -137,6 +137,17 @@ def test_config_wrong_value(changes: dict[str, object], key: str) -> None:
     assert str(caught.value).startswith(f"{key}: ")
 
 
+@pytest.mark.parametrize(
+    ("first", "second"), [("host:7001", "host:7001"), ("host:7001", "HOST:07001"), ("[::1]:1", "[::1]:1")]
+)
+def test_config_two_members_with_one_address(first: str, second: str) -> None:
+    """Two members cannot stand at one address, however it is written."""
+    with pytest.raises(ConfigurationError) as caught:
+        make_config(members={"n1": first, "n2": second})
+    assert caught.value.key == "members.n2"
+    assert str(caught.value) == f"members.n2: has the same address as n1, {second}"
+
+
 def test_config_listens_where_its_peers_dial_unless_told() -> None:
     """``listen`` overrides the own entry of ``members`` for binding only."""
     assert make_config().listen_address == "127.0.0.1:7001"
@@ -170,9 +181,10 @@ def test_from_toml_everything(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("addition", "key", "says"),
     [
-        ("[timeouts]\nheartbeat_timout = 1.0", "timeouts", "heartbeat_timout"),
-        ("[limits]\nbig = 1", "limits", "big"),
-        ("[extra]\na = 1", "", "extra"),
+        ("[timeouts]\nheartbeat = 1.0", "timeouts.heartbeat", "no such key; did you mean heartbeat_timeout?"),
+        ("[limits]\nbig = 1", "limits.big", "no such key; the keys are max_command_bytes, max_batch_entries, "),
+        ("[extra]\na = 1", "extra", "no such key; the keys are node_id, cluster_id, members, "),
+        ("[timeout]\na = 1", "timeout", "no such key; did you mean timeouts?"),
         ('[timeouts]\nheartbeat_timeout = "1.0"', "timeouts.heartbeat_timeout", "'1.0'"),
         ("[timeouts]\nheartbeat_timeout = true", "timeouts.heartbeat_timeout", "True"),
         ("[timeouts]\nheartbeat_timeout = nan", "timeouts.heartbeat_timeout", "nan"),
@@ -190,7 +202,9 @@ def test_from_toml_mistake_is_named_by_its_path(tmp_path: Path, addition: str, k
     with pytest.raises(ConfigurationError) as caught:
         in_file(tmp_path, MINIMAL + addition)
     assert caught.value.key == key
+    assert str(caught.value).startswith(f"{key}: ")
     assert says in str(caught.value)
+    assert str(caught.value).endswith(f" (in {tmp_path / 'node.toml'})")
 
 
 @pytest.mark.parametrize("name", ["node_id", "cluster_id", "data_directory", "members"])
@@ -198,8 +212,37 @@ def test_from_toml_missing_key(tmp_path: Path, name: str) -> None:
     """A missing setting is named."""
     lines = [line for line in MINIMAL.splitlines() if not line.startswith(name)]
     text = "\n".join(lines).split("[members]")[0] if name == "members" else "\n".join(lines)
-    with pytest.raises(ConfigurationError, match=name):
+    with pytest.raises(ConfigurationError) as caught:
         in_file(tmp_path, text)
+    assert str(caught.value) == f"{name}: missing (in {tmp_path / 'node.toml'})"
+    assert caught.value.key == name
+
+
+def test_from_toml_empty(tmp_path: Path) -> None:
+    """An empty file lacks every setting without a default: the key is the first, all are named."""
+    with pytest.raises(ConfigurationError) as caught:
+        in_file(tmp_path, "")
+    assert caught.value.key == "node_id"
+    expected = "node_id: missing; cluster_id: missing; members: missing; data_directory: missing"
+    assert str(caught.value) == f"{expected} (in {tmp_path / 'node.toml'})"
+
+
+def test_from_mapping_missing_and_unknown_key() -> None:
+    """A key that is missing because it is misspelt is named with the one that stands in its place."""
+    table = {"nodeid": "n1", "cluster_id": "demo", "members": MEMBERS, "data_directory": "d", "limits": {"big": 1}}
+    with pytest.raises(ConfigurationError) as caught:
+        Config.from_mapping(table)
+    assert caught.value.key == "node_id"
+    expected = "node_id: missing; nodeid: no such key; did you mean node_id?; limits.big: no such key; the keys are "
+    assert str(caught.value).startswith(expected)
+
+
+def test_from_mapping_wrong_value_is_told_once() -> None:
+    """The text of a wrong value is its key and what was found, nothing of the machinery that found it."""
+    table = {"node_id": "n1", "cluster_id": "demo", "members": MEMBERS, "data_directory": 5}
+    with pytest.raises(ConfigurationError) as caught:
+        Config.from_mapping(table)
+    assert str(caught.value) == "data_directory: expected str, got 5"
 
 
 @pytest.mark.parametrize(
@@ -226,6 +269,7 @@ def test_from_toml_table_expected(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         in_file(tmp_path, f"{name} = 3\n{text}")
     assert caught.value.key == name
+    assert "must be a table" in str(caught.value)
 
 
 def test_from_toml_several_mistakes(tmp_path: Path) -> None:
