@@ -254,8 +254,8 @@ def _class_structure_factory(kind: Any, converter: cattrs.Converter) -> Structur
             for name in required:
                 if name not in value:
                     raise _OtherCode(
-                        f"the command lacks the field {name!r} of {_name(kind)}, which has no default: older code "
-                        f"wrote it; every new field needs a default"
+                        f"the command lacks the field {name!r} of {_name(kind)}: older code wrote it; "
+                        f"give every new field a default"
                     )
         return structure_known(value, kind)
 

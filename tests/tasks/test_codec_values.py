@@ -197,8 +197,7 @@ class Envelope:
         (
             Put,
             ["Put", {"key": "k"}],
-            "the command lacks the field 'value' of Put, which has no default: older code wrote it; every new field "
-            + "needs a default",
+            "the command lacks the field 'value' of Put: older code wrote it; give every new field a default",
         ),
     ],
 )
