@@ -161,10 +161,16 @@ def test_directory_of_another_node_is_refused(directory: Path) -> None:
 
 def test_directory_that_cannot_be_made_is_a_wrong_setting(tmp_path: Path) -> None:
     """A missing parent, or a file in the directory's place, is the configuration's fault."""
-    (tmp_path / "file").write_bytes(b"")
-    for path in (tmp_path / "missing" / "data", tmp_path / "file", tmp_path / "file" / "data"):
-        with pytest.raises(ConfigurationError, match=r"data_directory: .* cannot be used"):
+    file, missing = tmp_path / "file", tmp_path / "missing"
+    file.write_bytes(b"")
+    for path, problem in (
+        (missing / "data", f"its parent {missing} does not exist; create it"),
+        (file, "it is a file, not a directory"),
+        (file / "data", f"its parent {file} is not a directory"),
+    ):
+        with pytest.raises(ConfigurationError) as caught:
             recover(FILES, directory=path)
+        assert str(caught.value) == f"data_directory: {path} cannot be used: {problem}"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write everywhere")

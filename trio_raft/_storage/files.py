@@ -189,5 +189,15 @@ def directory_errors(path: Path, *, needed: int) -> Iterator[None]:
         except OSError as error:
             if error.errno not in _NO_DIRECTORY:
                 raise
-            problem = f"{path} cannot be used: {error.strerror}"
-            raise ConfigurationError("data_directory", problem) from error
+            raise ConfigurationError("data_directory", _unusable(path, error)) from error
+
+
+def _unusable(path: Path, error: OSError) -> str:
+    """What to do about it, as far as the operating system's number says."""
+    if error.errno == errno.ENOENT:
+        return f"{path} cannot be used: its parent {path.parent} does not exist; create it"
+    if error.errno == errno.ENOTDIR:
+        return f"{path} cannot be used: its parent {path.parent} is not a directory"
+    if error.errno == errno.EEXIST:
+        return f"{path} cannot be used: it is a file, not a directory"
+    return f"{path} cannot be used: {error.strerror}"
