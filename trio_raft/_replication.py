@@ -67,6 +67,8 @@ class _Replication:
         """When the next heartbeat leaves, unless a read asks before."""
         self._reply_scope: trio.CancelScope | None = None
         """Expires when the oldest request in flight is overdue; only while a pipeline is open."""
+        self._process = ""
+        """The boot id of the process at the other end of the replication connection."""
 
     def _leads(self) -> bool:
         return self._server.leads(self._term)
@@ -107,6 +109,7 @@ class _Replication:
             in_doubt_only = False
             try:
                 channel = await dial_peer(self._server, self._follower.id, Purpose.REPLICATION)
+                self._process = channel.peer_boot_id
                 try:
                     if await self._probe(channel):
                         pause = self._timeouts.retry_backoff
@@ -198,6 +201,14 @@ class _Replication:
                 nursery.cancel_scope.cancel()
         if self._reply_scope.cancelled_caught:
             raise self._unanswered(self._timeouts.request_timeout)
+
+    def _end_pipeline_to_another_process(self, process: str) -> None:
+        """The follower was started anew, and a machine that lost its power has not said so on this connection.
+
+        With nothing to send that would never be noticed, and the follower not learn how far the log is committed.
+        """
+        if self._reply_scope is not None and self._process != process:
+            self._reply_scope.cancel()
 
     async def _send(self, channel: Channel, nursery: trio.Nursery) -> None:
         while await self._wait_for_work():
@@ -295,6 +306,7 @@ class _Replication:
             problem = ""
             try:
                 channel = await dial_peer(self._server, self._follower.id, Purpose.CONTROL)
+                self._end_pipeline_to_another_process(channel.peer_boot_id)
                 try:
                     while await self._beat(channel):
                         failures = 0

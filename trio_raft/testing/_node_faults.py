@@ -2,13 +2,17 @@
 
 from collections.abc import Awaitable, Callable
 
+from trio_raft.testing._determinism import Latency
 from trio_raft.testing._nemesis import Nemesis, Strike
 
-MID_WRITE_SHARE = 0.6
+MID_WRITE_SHARE = 0.8
 """How often a crash is made to hit disks at work: left to chance, it would find nearly all of them idle."""
 
-HESITATION = 0.9
-"""Of ``disk_stall_timeout``: a disk may hesitate for so long without anybody noticing."""
+LOOKS = 20
+"""So often it is looked whether a disk is at work, before the crash comes anyway."""
+
+HESITATION = 0.7
+"""Of ``disk_stall_timeout``: a call may take so long without anybody noticing."""
 
 
 async def crash(nemesis: Nemesis) -> None:
@@ -47,11 +51,30 @@ async def _take_down(nemesis: Nemesis, fault: str, count: int, down: Callable[..
 
 
 async def _catch_writes(nemesis: Nemesis, victims: list[str]) -> None:
-    """Let their disks hesitate, and wait until something is under way: it is then that a crash hurts."""
+    """Let their disks take long for every call, so that a crash finds them in the middle of one: there it hurts."""
     longest = HESITATION * nemesis.plan.settings.timeouts.disk_stall_timeout
     for victim in victims:
-        nemesis.cluster.lanes[victim].stall(longest)
-    await nemesis.rest(nemesis.random.uniform(0.0, longest))
+        nemesis.cluster.lanes[victim].latency = Latency(longest)
+    await _wait_for_writes(nemesis, victims, longest)
+    if nemesis.random.random() < 0.5:
+        # In the next call: what has waited for this one makes it a long write.
+        await nemesis.rest(nemesis.random.uniform(0.5, 1.5) * longest)
+        await _wait_for_writes(nemesis, victims, longest)
+
+
+async def _wait_for_writes(nemesis: Nemesis, victims: list[str], longest: float) -> None:
+    for _ in range(LOOKS):
+        await nemesis.rest(2 * longest / LOOKS)
+        if any(_is_writing(nemesis, victim) for victim in victims):
+            return
+
+
+def _is_writing(nemesis: Nemesis, victim: str) -> bool:
+    life = nemesis.member(victim).life
+    if life is None or life.server is None:
+        return False
+    journal = life.server.journal
+    return journal.position != journal.durable_position
 
 
 async def pause(nemesis: Nemesis) -> None:

@@ -125,17 +125,19 @@ class _Run:
     async def _trouble_and_proof(self, cluster: Cluster[Any, Any]) -> None:
         plan = self.plan
         numbers = itertools.count(1)
-        workers = [
-            Worker(
-                cluster.client(f"c{number}"),
+
+        def make_worker(name: str) -> Worker:
+            draws = divide(plan.seed, "worker", name)
+            return Worker(
+                cluster.client(name),
                 plan.workload,
                 clock=cluster.clock,
-                random=divide(plan.seed, "worker", number),
+                random=draws,
                 numbers=numbers,
                 count=self.counter.add,
             )
-            for number in range(1, plan.workload.clients + 1)
-        ]
+
+        workers = [make_worker(f"c{number}") for number in range(1, plan.workload.clients + 1)]
         nemesis = Nemesis(cluster, plan, STRIKES, note=lambda what: self.trace.note("kit", what))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(nemesis.run)
@@ -148,8 +150,9 @@ class _Run:
         nemesis.calm()
         await heal_and_prove(cluster)
         cluster.invariants.finish()
+        reader = make_worker("reader")
         for key in plan.workload.names:
-            await workers[0].read(key, within=FINAL_READ_SECONDS)
+            await reader.read(key, within=FINAL_READ_SECONDS)
         self._check_history(cluster)
 
     def _check_history(self, cluster: Cluster[Any, Any]) -> None:

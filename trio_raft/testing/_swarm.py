@@ -234,7 +234,7 @@ def _draw_limits(random: Random) -> Limits:
     journal = random.choice((1, 2048, 16 << 10))
     least_segment = journal + frame + (1 << 10) + (64 << 10)
     return Limits(
-        max_command_bytes=random.choice((256, frame // 2)),
+        max_command_bytes=random.choice((1024, 2048, frame // 2)),
         max_batch_entries=random.choice((1, 2, 64)),
         max_batch_bytes=batch,
         max_frame_body=frame,
@@ -277,9 +277,9 @@ def _draw_workload(random: Random, limits: Limits) -> Workload:
         # About so many calls a second, all clients together.
         pause=clients / random.choice((5.0, 20.0, 20.0, 60.0)),
         keys=random.choice((1, 3, 10)),
-        read_share=random.choice((0.1, 0.3, 0.6)),
+        read_share=random.choice((0.1, 0.2, 0.5)),
         # The encoded command also names its class, key and value.
-        padding=max(0, random.choice((0, 64, limits.max_command_bytes)) - 128),
+        padding=max(0, random.choice((0, 1, 1)) * limits.max_command_bytes - 128),
         patience=random.choice((1.0, 5.0, 15.0)),
     )
 

@@ -103,7 +103,7 @@ class Workload:
     keys: int = 3
     read_share: float = 0.3
     padding: int = 0
-    """The most bytes that are added to a command."""
+    """Bytes that are added to most commands."""
     patience: float = 5.0
     """Virtual seconds after which a client gives up on a call, and makes another."""
 
@@ -180,7 +180,7 @@ class Worker:
 
     def _draw_write(self, key: str) -> tuple[Add | Set | Swap | Remove, Hashable]:
         random, value = self._random, next(self._numbers)
-        padding = bytes(random.randrange(self._workload.padding + 1))
+        padding = bytes(self._workload.padding if random.random() < 0.7 else 0)
         kind = random.random()
         if kind < 0.03:
             # Both models take this for a write of nothing that anybody reads.
@@ -204,3 +204,4 @@ async def work(workers: list[Worker]) -> None:
     async with trio.open_nursery() as nursery:
         for worker in workers:
             nursery.start_soon(worker.run)
+        await trio.Event().wait()

@@ -1,0 +1,24 @@
+"""What the swarm has found: each test is one seed's story, told shortly."""
+
+from tests.simulation.simulated import Counter, simulated
+from trio_raft.testing import running_cluster
+
+
+@simulated
+async def test_follower_that_lost_power_behind_a_paused_leader() -> None:
+    """A follower that starts again unheard learns the commit index, though there is nothing new to send (R12, W3)."""
+    async with running_cluster(Counter) as cluster:
+        await cluster.client().propose(1)
+        leader = (await cluster.wait_leader()).node_id
+        follower = next(member for member in cluster.ids if member != leader)
+        await cluster.until(lambda: total_of(cluster.machines[follower]) == 1, "the follower has applied")
+        # The leader's connections to it die in silence.
+        cluster.pause(leader)
+        await cluster.restart(follower)
+        cluster.resume(leader)
+        await cluster.until(lambda: total_of(cluster.machines[follower]) == 1, "it applies what is committed", within=5)
+
+
+def total_of(machine: object) -> int:
+    assert isinstance(machine, Counter)
+    return machine.total
