@@ -349,7 +349,7 @@ async def test_machine_that_cannot_be_made() -> None:
 async def test_node_that_fails() -> None:
     """A node that ends by itself fails the run at once, though the block would like to go on."""
     after: list[str] = []
-    with pytest.raises(NodeFailed, match="n2 failed, and no injected fault explains it") as caught:
+    with pytest.raises(NodeFailed, match=r"n\d failed, and no injected fault explains it") as caught:
         async with running_cluster(Counter) as cluster:
             await cluster.wait_leader()
             [server] = [server for server in cluster.servers() if server.node_id == "n2"]
@@ -359,6 +359,25 @@ async def test_node_that_fails() -> None:
             after.append("the block went on")
     assert after == []
     assert isinstance(caught.value.__cause__, RaftInternalError)
+
+
+@simulated
+async def test_node_that_fails_while_it_is_crashed() -> None:
+    """A node on its way out by an error of its own, slowed by its disk, is not excused by the crash that meets it."""
+
+    def ruin() -> None:
+        raise AssertionError("a bug")
+
+    with pytest.raises(NodeFailed, match=r"n\d failed, and no injected fault explains it"):
+        async with running_cluster(Counter, UNHEALED) as cluster:
+            leader = await cluster.wait_leader()
+            cluster.lanes[leader.node_id].stall(0.5)
+            server = next(server for server in cluster.servers() if server.node_id == leader.node_id)
+            vars(server)["advance_commit"] = ruin
+            leader.submit_nowait(1)
+            await cluster.clock.sleep(0.3)
+            assert cluster.members[leader.node_id].life is not None
+            await cluster.crash(leader.node_id)
 
 
 @simulated
@@ -418,6 +437,19 @@ async def test_invariant_of_a_user() -> None:
             for _ in range(20):
                 await client.propose(1)
     assert caught.value.seed == 4
+
+
+@simulated
+async def test_invariant_that_cannot_be_asked() -> None:
+    """An invariant that is an async function would hold for ever, since nobody runs it: it fails the run instead."""
+
+    async def waits(_: object) -> bool:
+        return True
+
+    with pytest.raises(InvariantViolation, match="it is an async function"):
+        async with running_cluster(Counter) as cluster:
+            cluster.invariants.add(waits)
+            await cluster.client().propose(1)
 
 
 def stays_small(machines: Any) -> bool:

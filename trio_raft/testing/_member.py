@@ -18,6 +18,7 @@ import trio
 
 from trio_raft._config import Config
 from trio_raft._environment import Environment
+from trio_raft._errors import StorageError
 from trio_raft._node import Node, serve_node
 from trio_raft._server import Server
 from trio_raft._storage.wal import FileLogStore
@@ -50,7 +51,7 @@ class Life(Generic[CommandT, ResultT]):
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     ended: trio.Event = attrs.field(factory=trio.Event)
     doomed: bool = False
-    """A crash or a kill is under way: whatever it still raises is lost with it."""
+    """A crash or a kill is under way: its disk and its links have ended already."""
 
 
 @attrs.define(eq=False)
@@ -183,6 +184,9 @@ async def live(
     except (Exception, PowerCut) as error:
         if not life.doomed:
             member.failure = error
+        # That its disk has ended is no news of a member that is being crashed.  But a node may have been on its way
+        # out for a reason of its own, waiting for a slow disk, when the crash came: that is not lost with it.
+        if not life.doomed or not isinstance(error, PowerCut | StorageError):
             watching.failed(member, error)
     finally:
         member.life = None
