@@ -702,6 +702,17 @@ async def test_commit_counts_a_disk_that_was_exchanged() -> None:
     assert stage.violation == ""
 
 
+async def test_first_configuration_of_a_disk_that_was_exchanged() -> None:
+    """Another first configuration may be settled only if every disk that held the first one was taken away (O1)."""
+    for gone in ((N1, N3), (N1, N2, N3)):
+        stage = await set_stage()
+        for name in gone:
+            stage.invariants.exchanged(name)
+        stage.disks[N2].write(SaveBootstrap({N1: Incarnation("another")}, done=True))
+        stage[N2].journal._note_durable([])
+        assert ("One first configuration" in stage.violation) is (N2 not in gone)
+
+
 async def test_ended_stops_the_checks() -> None:
     """What the tasks of a server do after its power failed reaches nobody, and is not judged."""
     stage = await set_stage()

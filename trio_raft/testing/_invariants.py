@@ -23,6 +23,7 @@ House rule: a constant per change.  The exception is a new life, whose whole log
 Reading order: this module; ``_past``; ``_watch``; ``_hooks`` and the three ``_watch_…``; ``_promises``.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -123,7 +124,8 @@ class Invariants:
         before = watched.images[-1] if len(watched.images) > watched.taken_away else None
         if before is not None and before.incarnation != image.incarnation:
             # Another directory: what the old one held was given up by whoever exchanged it.
-            watched.taken_away, before = len(watched.images), None
+            watched.take_away()
+            before = None
         watched.images.append(image)
         watched.watch = watch = Watch(self._scene, watched, server, image)
         watch.note(f"life {watch.life} begins: term {image.term}, vote {image.voted_for}, log {image.slots[-1]}")
@@ -138,7 +140,7 @@ class Invariants:
         watched = self._watched(node_id)
         if watched.images:
             watched.images[-1].refresh()
-        watched.taken_away = len(watched.images)
+        watched.take_away()
         self.trace.note(node_id, "its disk is exchanged")
 
     def ended(self, node_id: str) -> None:
@@ -198,8 +200,12 @@ class Invariants:
             return
         for invariant in self._added:
             try:
-                held = invariant(dict(self._machines)) is not False
-                problem = "it returned False"
+                answer = invariant(dict(self._machines))
+                held, problem = answer is not False, "it returned False"
+                if inspect.iscoroutine(answer):
+                    # Never run, it would hold for ever.
+                    answer.close()
+                    held, problem = False, "it is an async function; only a synchronous one can be called here"
             except Exception as error:
                 held, problem = False, error_text(error)
             if not held:

@@ -70,8 +70,8 @@ class Past:
         self._commit_terms: list[int] = []
         self._commit_tops: list[int] = []
         """The last index that a leader of the term at the same place committed first."""
-        self.settled: SaveBootstrap | None = None
-        """The first configuration, once it is durable on one member as settled."""
+        self.settled: list[tuple[Image, SaveBootstrap]] = []
+        """The first configuration, with each disk on which it became durable as settled."""
 
     def find(self, index: int, term: int) -> Slot | None:
         """The entry there, if it was ever made."""
@@ -161,6 +161,8 @@ class Image:
         self.maps: list[tuple[Mapping[ServerId, Incarnation], bool]] = []
         """Every map of members that was durable, and whether it was settled."""
         self._may_be_new = first
+        self.taken_away = False
+        """Its disk was exchanged, by injection: nobody can learn from it any more."""
 
     @property
     def incarnation(self) -> Incarnation | None:
@@ -211,16 +213,21 @@ class Image:
             self.slots.append(added)
 
     def _settle(self, item: SaveBootstrap) -> None:
-        settled = self._past.settled
-        if settled is None:
-            self._past.settled = item
-        elif dict(settled.incarnations) != dict(item.incarnations):
-            self._verdict.fail(
-                "One first configuration (O1)",
-                self.node_id,
-                expected=f"the map that was settled first: {dict(settled.incarnations)}",
-                seen=f"{dict(item.incarnations)}",
-            )
+        """No other may be settled as long as this one is known to anybody.
+
+        A disk that was exchanged is nobody: who was emptied as the first to finish is waited for anew.  Had the others
+        gone on without it, they would have finished too.
+        """
+        self._past.settled = [each for each in self._past.settled if not each[0].taken_away]
+        for _, settled in self._past.settled[:1]:
+            if dict(settled.incarnations) != dict(item.incarnations):
+                self._verdict.fail(
+                    "One first configuration (O1)",
+                    self.node_id,
+                    expected=f"the map that was settled first: {dict(settled.incarnations)}",
+                    seen=f"{dict(item.incarnations)}",
+                )
+        self._past.settled.append((self, item))
 
     def holds(self, slot: Slot) -> bool:
         """Is the entry durable here, now, as of the last ``refresh``?"""

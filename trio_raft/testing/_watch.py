@@ -54,6 +54,12 @@ class Watched:
         if self.images:
             self.images[-1].refresh()
 
+    def take_away(self) -> None:
+        """Its disk is exchanged, by injection."""
+        self.taken_away = len(self.images)
+        for image in self.images:
+            image.taken_away = True
+
     @property
     def durable_end(self) -> str:
         """Index and term of the last entry on its disk, for a person."""
