@@ -501,6 +501,21 @@ async def test_end_heals_everything() -> None:
 
 
 @simulated
+async def test_end_misses_nobody() -> None:
+    """A member whose injected error comes to light only while the cluster is repaired has to take part all the same."""
+    async with running_cluster(Counter) as cluster:
+        client = cluster.client()
+        await client.propose(1)
+        leader = await cluster.wait_leader()
+        victim = next(node_id for node_id in cluster.ids if node_id != leader.node_id)
+        cluster.lanes[victim].latency = Latency(1.5)
+        cluster.disks[victim].fail("sync", errno.EIO)
+        await client.propose(2)
+        assert cluster.failures == {}
+    assert cluster.members[victim].lives == 2
+
+
+@simulated
 async def test_end_finds_lost_writes() -> None:
     """A write of which a client was told must stand on every disk at the end, durably (S1)."""
     with pytest.raises(InvariantViolation, match="a client was told that its write at 99 of term 1 succeeded"):
