@@ -97,6 +97,34 @@ async def test_bandwidth(autojump_clock: MockClock) -> None:
         pair.network.set_bandwidth("a", "b", 0)
 
 
+async def test_narrow_link_parts_a_send(autojump_clock: MockClock) -> None:
+    """What is sent over a narrow link arrives bit by bit, not all at its end, as no stream knows of frames."""
+    pair = await connected(buffer_bytes=4000)
+    pair.network.set_bandwidth("a", "b", 1460)
+    began = trio.current_time()
+    await pair.a.send_all(bytes(3650))
+    sizes: list[tuple[int, float]] = []
+    while sum(size for size, _ in sizes) < 3650:
+        sizes.append((len(await pair.b.receive_some()), round(trio.current_time() - began, 2)))
+    assert sizes == [(1460, 1.1), (1460, 2.1), (730, 2.6)]
+
+
+async def test_unsteady_link_parts_some_sends(autojump_clock: MockClock) -> None:
+    """On a link with slow deliveries some sends arrive in several pieces, in order; on a steady one none does."""
+    for tail in (0.0, 0.3):
+        pair = await connected(latency=Latency(0.001, jitter=0.5, tail=tail, longest=0.1))
+        whole, received = bytes(range(200)), 0
+        for _ in range(50):
+            await pair.a.send_all(whole)
+            arrived = b""
+            while len(arrived) < len(whole):
+                arrived += await pair.b.receive_some()
+                received += 1
+            assert arrived == whole
+        assert (received > 50) is bool(tail)
+        assert (pair.network.injected.get("parted send", 0) > 0) is bool(tail)
+
+
 async def test_clog(autojump_clock: MockClock) -> None:
     """Nothing moves while a link is clogged, what is on its way included; then everything does, at once."""
     pair = await connected()

@@ -10,7 +10,10 @@ sides at once; and *half open*: one end is gone and has not said so, since its m
 The other end then learns nothing until it sends something that arrives where nobody knows the connection: a reset
 comes back.
 
-House rule: the same calls in the same order give the same run; the network's generator is asked once for each piece.
+A send arrives in one piece mostly, and in several where the link is narrow, or as unsteady as its latency's tail says:
+whoever reads frames from a stream must not rely on their edges.
+
+House rule: the same calls in the same order give the same run; what is drawn comes from the network's generator.
 """
 
 import math
@@ -23,6 +26,9 @@ import attrs
 import trio
 
 from trio_raft.testing._determinism import Latency
+
+SEGMENT_BYTES = 1460
+"""A narrow link carries so much at a time: what it carries arrives bit by bit."""
 
 BUFFER_BYTES = 256 << 10
 """Bytes sent but not yet received, per direction; then a sender waits."""
@@ -78,6 +84,16 @@ class Link:
             leaves = self.free_at = max(leaves, self.free_at) + size / self.bandwidth
         return leaves + self.draw()
 
+    def portion(self, size: int) -> int:
+        """How much of so many bytes arrives together: a stream knows nothing of frames, and may part them anywhere."""
+        if self.bandwidth != math.inf:
+            return min(size, SEGMENT_BYTES)
+        # Once for each slow delivery: where everything takes its typical time, nothing is parted either.
+        if size > 1 and self.latency.tail and self.random.random() < self.latency.tail:
+            self.count("parted send")
+            return self.random.randrange(1, size)
+        return size
+
     def opens(self) -> float:
         """From when on what has arrived can be read; infinity: nobody knows."""
         if self.cut or self.target.paused or self.target.frozen:
@@ -129,6 +145,7 @@ class Pipe:
                 if self.link.tears:
                     self._tear(piece)
                     return
+                piece = piece[: self.link.portion(len(piece))]
                 self._put(piece)
                 offset += len(piece)
         finally:
