@@ -23,7 +23,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import trio
+try:
+    import trio
+
+    import trio_raft as _needed_by_the_nodes  # noqa: F401
+except (ImportError, AttributeError) as error:  # missing, or too old
+    print(f"{sys.argv[0]}: {error}; run `make demo` once, then .venv/bin/python {sys.argv[0]} …", file=sys.stderr)
+    sys.exit(2)
 
 NODES = ("n1", "n2", "n3")
 NODE_PROGRAM = Path(__file__).with_name("throughput_node.py")

@@ -16,8 +16,15 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-import attrs
-import trio
+try:
+    import attrs
+    import trio
+
+    import trio_raft as _needed_by_the_nodes  # noqa: F401
+except (ImportError, AttributeError) as error:  # missing, or too old
+    print(f"{sys.argv[0]}: {error}; run `make demo` once, then .venv/bin/python {sys.argv[0]} …", file=sys.stderr)
+    sys.exit(2)
+
 from cluster_demo.child import DidNotStart, NoAnswer
 from cluster_demo.cluster import Cluster, Feed, FeedLine, OutOfPatience
 from cluster_demo.keys import obey_keys, single_keys

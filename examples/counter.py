@@ -17,10 +17,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-import attrs
-import trio
+try:
+    import attrs
+    import trio
 
-import trio_raft
+    import trio_raft
+except (ImportError, AttributeError) as error:  # missing, or too old
+    print(f"{sys.argv[0]}: {error}; run `make demo` once, then .venv/bin/python {sys.argv[0]} …", file=sys.stderr)
+    sys.exit(2)
 
 NODES = ("n1", "n2", "n3")
 
@@ -81,6 +85,7 @@ def main() -> None:
         help="where the nodes keep their logs (default: %(default)s); remove it to count from 0 again",
     )
     arguments = parser.parse_args()
+    problem: BaseException | None = None
     try:
         arguments.directory.mkdir(parents=True, exist_ok=True)
         config = trio_raft.Config(
@@ -91,7 +96,10 @@ def main() -> None:
         )
         trio.run(run_until_signal, config)
     except* (trio_raft.RaftError, OSError) as errors:
-        sys.exit(f"{arguments.node_id}: {errors.exceptions[0]}")
+        # Not the place to exit: before Python 3.11.4 what an except* block raises comes out in a group.
+        problem = errors.exceptions[0]
+    if problem is not None:
+        sys.exit(f"{arguments.node_id}: {problem}")
 
 
 if __name__ == "__main__":

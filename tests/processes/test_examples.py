@@ -2,12 +2,22 @@
 
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import trio
 
-from tests.processes.programs import COUNTER, run_program, start_program, three_ports_in_a_row
+from tests.processes.programs import (
+    CLUSTER,
+    COUNTER,
+    THROUGHPUT,
+    run_program,
+    start_program,
+    three_ports_in_a_row,
+)
 
 pytestmark = pytest.mark.processes
 
@@ -52,3 +62,17 @@ async def test_counter_explains_itself() -> None:
     ended = await run_program(COUNTER, "--help")
     assert ended.status == 0
     assert "in three terminals" in ended.output
+
+
+@pytest.mark.parametrize("program", [CLUSTER, COUNTER, THROUGHPUT], ids=lambda program: program.stem)
+async def test_program_without_its_requirements(program: Path) -> None:
+    """A Python that lacks what a program needs is told in one line how to get one that has it."""
+    # -S: without the packages that are installed; -E: nor those that the environment names.
+    command = [sys.executable, "-S", "-E", str(program), "--help"]
+    ended = await trio.run_process(command, capture_stdout=True, check=False, stderr=subprocess.PIPE)
+    assert ended.returncode == 2
+    assert ended.stdout == b""
+    assert ended.stderr is not None
+    assert b"No module named" in ended.stderr
+    assert b"run `make demo` once, then .venv/bin/python" in ended.stderr
+    assert ended.stderr.count(b"\n") == 1
