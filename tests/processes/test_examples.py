@@ -2,7 +2,6 @@
 
 import re
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -69,10 +68,9 @@ async def test_program_without_its_requirements(program: Path) -> None:
     """A Python that lacks what a program needs is told in one line how to get one that has it."""
     # -S: without the packages that are installed; -E: nor those that the environment names.
     command = [sys.executable, "-S", "-E", str(program), "--help"]
-    ended = await trio.run_process(command, capture_stdout=True, check=False, stderr=subprocess.PIPE)
+    ended = await trio.run_process(command, capture_stdout=True, capture_stderr=True, check=False)
     assert ended.returncode == 2
     assert ended.stdout == b""
-    assert ended.stderr is not None
     assert b"No module named" in ended.stderr
     assert b"run `make demo` once, then .venv/bin/python" in ended.stderr
     assert ended.stderr.count(b"\n") == 1
