@@ -1,5 +1,6 @@
 """Mistakes about what is on the disk, and who may rely on it."""
 
+from contextlib import suppress
 from typing import Any
 
 import attrs
@@ -65,16 +66,27 @@ def _sync_again(sound: Any) -> Any:
     return execute
 
 
-def _failure_is_success(sound: Any) -> Any:
-    """A write that failed is taken for done."""
+class _DeafToSyncs:
+    """File operations of which a failed sync is never heard."""
 
-    def execute(self: FileLogStore, plan: Any) -> None:
-        try:
-            sound(self, plan)
-        except StorageError:
-            self._failed = False  # pyright: ignore[reportPrivateUsage]
+    def __init__(self, files: Any) -> None:
+        self._files = files
 
-    return execute
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._files, name)
+
+    def sync(self, descriptor: int) -> None:
+        with suppress(OSError):
+            self._files.sync(descriptor)
+
+
+def _deaf_to_syncs(sound: Any) -> Any:
+    """A sync that failed is taken for done; the data is in the page cache, and nowhere else."""
+
+    def write_batch(plan: Any, files: Any) -> None:
+        sound(plan, _DeafToSyncs(files))
+
+    return write_batch
 
 
 def _leave_the_torn_tail(sound: Any) -> Any:
@@ -126,14 +138,7 @@ DURABILITY = (
         replaced(property(_apply_before_durable)),
     ),
     mutant("syncs-again", "S2", "a failed sync is tried again", FileLogStore, "execute", _sync_again),
-    mutant(
-        "failed-write-done",
-        "R5",
-        "a failed write is taken for done, and its place used again",
-        FileLogStore,
-        "execute",
-        _failure_is_success,
-    ),
+    mutant("failed-sync-done", "S2", "a failed sync is taken for done", wal, "write_batch", _deaf_to_syncs),
     mutant(
         "torn-tail-left",
         "S4",

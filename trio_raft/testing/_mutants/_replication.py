@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 
 from trio_raft._messages import AppendEntries, AppendEntriesReply, ServerId
-from trio_raft._records import EntryKind, LogIndex, Term
+from trio_raft._records import EntryKind, LogIndex, Term, make_entry
 from trio_raft._rules import append_entries
 from trio_raft._rules.append_entries import Answer, Outcome
 from trio_raft._rules.log import Log
@@ -122,6 +122,28 @@ def _no_no_op(sound: Any) -> Any:
     return append
 
 
+def _reuse_the_index(sound: Any) -> Any:
+    """An append that the disk has not taken yet is given up, and its index used again in the same term."""
+
+    def append(self: Server, kind: EntryKind, data: bytes) -> Any:
+        log, journal = self.state.log, self.journal
+        last = log.last_index
+        if (
+            last % 16
+            or last <= max(journal.durable_index, self.state.commit_index)
+            or log.last_term != self.state.current_term
+        ):
+            return sound(self, kind, data)
+        self.tickets.pop(last, None)
+        log.truncate_from(last)
+        entry = make_entry(index=last, term=self.state.current_term, kind=kind, data=data)
+        log.append(entry)
+        journal.supersede([entry])
+        return entry
+
+    return append
+
+
 def _tickets_survive(_server: Server, _term: Term, _reason: str) -> None:
     """Waiting proposals are left to whoever leads next."""
 
@@ -146,6 +168,9 @@ def _replies_counted_blindly() -> Iterator[None]:
 
 
 REPLICATION = (
+    mutant(
+        "index-reused", "R5", "a leader uses the index of a given-up entry again", Server, "_append", _reuse_the_index
+    ),
     mutant(
         "commits-old-terms",
         "R2",
