@@ -8,6 +8,7 @@ whatever happened to the nodes. With --script it does what you say and reports.
 import argparse
 import importlib.util
 import json
+import shutil
 import signal
 import sys
 import tempfile
@@ -40,6 +41,9 @@ LAST_CHECK_SECONDS = 5.0
 
 LINES_AFTER_LIVE = 10
 
+SECONDS, RATE = 1800.0, 200.0
+"""How long the steady load lasts, and its writes per second, unless the command line says otherwise."""
+
 GOOD, BAD, WRONG_INPUT, OUT_OF_PATIENCE, INTERRUPTED = 0, 1, 2, 3, 130
 
 EPILOG = f"""\
@@ -51,7 +55,10 @@ json, on the last line: acknowledged, unknown and refused writes; lost (acknowle
 (present but never attempted, or refused, or applied twice), identical (all compared replicas); compared and
 not_compared nodes; failover_ms, one for each kill or pause of a leader, until the next acknowledged write
 (null if there was none); writes_per_second (while there was something to write), p50_ms, p99_ms, elapsed_s,
-crashed, error, events.
+crashed, error, events. While no majority runs, no time counts for failover_ms.
+
+data: the temporary directory, named trio_raft-…, goes away at the end. Only if this program itself dies of
+SIGKILL does it stay, below the directory for temporary files; no node outlives it even then.
 
 exit status: 0    nothing lost, no phantom, all compared replicas identical
              1    they are not, or a node ended by itself
@@ -171,16 +178,24 @@ async def report_failover(cluster: Cluster, writes: Writes, failover: Failover) 
     leader = failover.leader
     if leader is None or failover.milliseconds is None:
         raise AssertionError("only a failover that has ended is reported")
-    happened = (
-        f"{failover.stopped} {failover.how} → {leader.name} leader of term {failover.term} "
-        f"after {failover.leader_milliseconds:.0f} ms"
-    )
+    happened = describe_failover(failover, leader.name)
     try:
         lost = await count_lost(cluster, writes.ledger, leader)
     except NoAnswer as error:
         cluster.feed.say(f"{happened}; acknowledged writes not checked: {error}")
     else:
         cluster.feed.say(f"{happened}, {lost} acknowledged writes lost")
+
+
+def describe_failover(failover: Failover, leader: str) -> str:
+    """In words: who was stopped, who leads, and how long that took."""
+    same = leader == failover.stopped
+    if failover.leader_went_on:
+        leads = f"{'it' if same else leader} goes on as leader of term {failover.term}"
+    else:
+        leads = f"{leader} leader {'again, ' if same else ''}of term {failover.term}"
+    since = " with a majority" if failover.lacked_majority else ""
+    return f"{failover.stopped} {failover.how} → {leads} after {failover.leader_milliseconds:.0f} ms{since}"
 
 
 async def cancel_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
@@ -200,7 +215,7 @@ def report(arguments: argparse.Namespace, cluster: Cluster, writes: Writes, resu
         print(json.dumps(summary), flush=True)
     else:
         shown = [f"{name} {value}" for name, value in summary.items() if isinstance(value, int | float)]
-        print(", ".join(shown), flush=True)
+        print(fit_to_terminal(shown), flush=True)
 
 
 def summarize(arguments: argparse.Namespace, cluster: Cluster, writes: Writes, result: Result) -> dict[str, object]:
@@ -225,6 +240,18 @@ def summarize(arguments: argparse.Namespace, cluster: Cluster, writes: Writes, r
         "error": result.error,
         "events": [{"at_s": rounded(line.at), "text": line.text} for line in cluster.feed.lines],
     }
+
+
+def fit_to_terminal(items: list[str]) -> str:
+    """The items in one line; on a terminal in as many as it takes, none broken in two."""
+    if not sys.stdout.isatty():
+        return ", ".join(items)
+    lines = [""]
+    for item in items:
+        if len(lines[-1]) + len(item) + 2 > shutil.get_terminal_size().columns:
+            lines.append("")
+        lines[-1] += f"{item}, "
+    return "\n".join(line.rstrip() for line in lines).rstrip(",")
 
 
 def go_on_in_plain_lines(feed: Feed) -> None:
@@ -285,12 +312,11 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--seconds",
         type=positive,
-        default=1800.0,
         metavar="S",
-        help="without --script: end after so long (default: 1800, since every key is kept to be checked)",
+        help=f"without --script: end after so long (default: {SECONDS:g}, since every key is kept to be checked)",
     )
     parser.add_argument(
-        "--rate", type=positive, default=200.0, help="without --script: writes per second (default: 200)"
+        "--rate", type=positive, metavar="R", help=f"without --script: writes per second (default: {RATE:g})"
     )
     parser.add_argument("--writers", type=int, default=16, metavar="N", help="writes at a time (default: 16)")
     parser.add_argument(
@@ -309,11 +335,17 @@ def read_arguments() -> argparse.Namespace:
     if not 1 <= arguments.writers <= 1024:
         parser.error(f"argument --writers: must be from 1 to 1024, not {arguments.writers}")
     if arguments.script is not None:
+        if arguments.seconds is not None:
+            parser.error("argument --seconds: not with --script, which ends with its last verb; see sleep S")
+        if arguments.rate is not None:
+            parser.error("argument --rate: not with --script, which writes as fast as it can; see --writers")
         try:
             names = [f"n{number}" for number in range(1, arguments.nodes + 1)]
             arguments.script = parse(arguments.script, names=names)
         except ScriptError as error:
             parser.error(f"argument --script: {error}")
+    arguments.seconds = SECONDS if arguments.seconds is None else arguments.seconds
+    arguments.rate = RATE if arguments.rate is None else arguments.rate
     if arguments.directory is not None:
         try:
             prepare_directory(arguments.directory)

@@ -83,6 +83,9 @@ class Cluster:
         self.patience = patience
         self.on_leader_stopped: Callable[[Child, str], None] = lambda _child, _how: None
         """Called when a leader was killed or paused, with which of the two."""
+        self.on_majority_back: Callable[[], None] = lambda: None
+        """Called when a majority of the nodes runs, and did not before."""
+        self._had_majority = False
         self._nursery = nursery
         self._changed = trio.lowlevel.ParkingLot()
         self._leaders_paused: list[Child] = []
@@ -153,6 +156,14 @@ class Cluster:
         """The nodes under SIGSTOP."""
         return [child for child in self.children.values() if child.condition is Condition.PAUSED]
 
+    def has_majority(self) -> bool:
+        """Whether enough nodes run to elect a leader and to commit."""
+        return len(self.running()) > len(self.children) // 2
+
+    def count_running(self) -> str:
+        """How many nodes run, in words."""
+        return f"{len(self.running())} of {len(self.children)} run"
+
     async def choose(self, who: str, purpose: str) -> Child:
         """The node that ``leader``, ``follower`` or a name means now. Raises OutOfPatience, WrongMoment."""
         if who in self.children:
@@ -162,7 +173,7 @@ class Cluster:
             return leader
         followers = [child for child in self.running() if child is not leader]
         if not followers:
-            raise WrongMoment("no follower is running")
+            raise WrongMoment("no follower runs")
         return followers[0]
 
     async def kill(self, child: Child) -> None:
@@ -175,6 +186,7 @@ class Cluster:
         self._forget(child)
         self.feed.say(f"{child.name} killed ({_described_role(child)})")
         await child.kill()
+        self._say_without_majority()
 
     async def pause(self, child: Child) -> None:
         """SIGSTOP. Raises WrongMoment if it is not running."""
@@ -187,6 +199,7 @@ class Cluster:
         else:
             self._followers_paused.append(child)
         await child.pause()
+        self._say_without_majority()
 
     def choose_paused(self, who: str) -> Child:
         """Whom ``resume`` means: ``leader`` is the node that led when it was paused. Raises WrongMoment."""
@@ -231,7 +244,14 @@ class Cluster:
             if child in paused:
                 paused.remove(child)
 
+    def _say_without_majority(self) -> None:
+        if not self.has_majority():
+            self.feed.say(f"{self.count_running()}: no majority, so no write is acknowledged until one runs again")
+
     def _note_change(self) -> None:
+        had_majority, self._had_majority = self._had_majority, self.has_majority()
+        if self._had_majority and not had_majority:
+            self.on_majority_back()
         self._note_leader()
         self._changed.unpark_all()
 

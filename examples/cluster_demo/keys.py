@@ -21,6 +21,8 @@ KEYS = {
     "q": "quit",
 }
 
+ESCAPE = "\x1b"
+
 
 @contextmanager
 def single_keys() -> Iterator[None]:
@@ -42,8 +44,12 @@ async def each_key() -> AsyncIterator[str]:
         pressed = os.read(descriptor, 64)
         if not pressed:
             return
-        for key in pressed.decode(errors="replace"):
-            yield key
+        keys = pressed.decode(errors="replace")
+        if keys.startswith(ESCAPE):
+            yield keys  # an arrow or the like: one key, several characters
+        else:
+            for key in keys:
+                yield key
 
 
 async def obey_keys(cluster: Cluster) -> None:
@@ -58,11 +64,21 @@ async def obey_keys(cluster: Cluster) -> None:
     await trio.sleep_forever()
 
 
+def why_no_majority(cluster: Cluster) -> str:
+    """What is missing when the nodes that run are no majority, and which key helps; empty when they are one."""
+    if cluster.has_majority():
+        return ""
+    keys = [key for key, nodes in (("r", cluster.stopped()), ("c", cluster.paused())) if nodes]
+    help_ = f"; press {' or '.join(keys)}" if keys else ""
+    return f"{cluster.count_running()}: no majority{help_}"
+
+
 async def _obey(cluster: Cluster, key: str) -> None:
     leader = cluster.leader()
     match key:
         case "k" | "p" if leader is None:
-            raise WrongMoment("nobody leads just now")
+            missing = why_no_majority(cluster)
+            raise WrongMoment("nobody leads just now" + (f": {missing}" if missing else ""))
         case "k" if leader is not None:
             await cluster.kill(leader)
         case "p" if leader is not None:
@@ -70,12 +86,16 @@ async def _obey(cluster: Cluster, key: str) -> None:
         case "f":
             followers = [child for child in cluster.running() if child is not leader]
             if not followers:
-                raise WrongMoment("no follower is running")
+                raise WrongMoment("no follower runs")
             await cluster.kill(followers[0])
         case "c":
-            for child in cluster.paused():
+            if not (paused := cluster.paused()):
+                raise WrongMoment("nothing is paused")
+            for child in paused:
                 cluster.resume(child)
         case "r":
+            if not cluster.stopped():
+                raise WrongMoment("nothing is stopped" + ("; c lets the paused go on" if cluster.paused() else ""))
             await cluster.start()
         case _:
-            pass  # any other key
+            raise WrongMoment(f"{key!r} does nothing here; the keys are {', '.join(KEYS)}")

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from .child import Child, Condition
 from .cluster import Cluster
-from .keys import KEYS
+from .keys import KEYS, why_no_majority
 from .writes import Outcome, Writes
 
 FRAME_SECONDS = 0.1
@@ -34,7 +34,7 @@ def _screen(console: Console, cluster: Cluster, writes: Writes) -> RenderableTyp
         Text(f"trio_raft: {len(cluster.children)} nodes, real processes, sockets and disks", style="bold"),
         _nodes(cluster),
         _figures(writes),
-        Text(),
+        Text(why_no_majority(cluster), style="bold red"),
     ]
     keys = Text("  ").join(Text.assemble((key, "reverse"), f" {meaning}") for key, meaning in KEYS.items())
     taken = sum(len(console.render_lines(part)) for part in [*top, keys])

@@ -23,6 +23,7 @@ import logging
 import os
 import sys
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import attrs
@@ -122,11 +123,10 @@ async def write(node: KeyValueNode, key: str, value: str) -> Message:
 
 async def dump(node: KeyValueNode, request_id: int, sender: MessageSender) -> Message:
     """Send everything that the machine holds at this instant, in parts; the result closes the dump."""
-    applied, entries = await node.read(
-        lambda machine: (node.last_applied, list(machine.entries.items())), consistency="stale"
-    )
-    for start in range(0, len(entries), DUMP_PART_KEYS):
-        part = [(key, *held) for key, held in entries[start : start + DUMP_PART_KEYS]]
+    # Copying a dictionary is many times quicker than listing its items, and nothing else runs meanwhile.
+    applied, entries = await node.read(lambda machine: (node.last_applied, machine.entries.copy()), consistency="stale")
+    rows = ((key, *held) for key, held in entries.items())
+    while part := list(islice(rows, DUMP_PART_KEYS)):
         await sender.send({"id": request_id, "part": part})
     return {"applied": applied}
 

@@ -24,6 +24,17 @@ sleep S                       S seconds
 verify                        compare all running nodes with what was acknowledged; a script that does not
                               end with it gets one at its end"""
 
+ARGUMENTS = {
+    "write": "N",
+    "sleep": "S",
+    "kill": "leader|follower|NAME",
+    "pause": "leader|follower|NAME",
+    "resume": "leader|follower|NAME",
+    "restart": "",
+    "verify": "",
+}
+"""The one argument that a verb takes, if any, by the name that the language gives it."""
+
 MAX_WRITES = 10_000_000
 MAX_SLEEP_SECONDS = 3600.0
 
@@ -112,11 +123,13 @@ def _parse_verb(position: int, text: str, names: Sequence[str]) -> Verb:
     if not words:
         raise ScriptError(position, text, "there is nothing between two semicolons")
     name, arguments = words[0], words[1:]
-    wanted = {"write": 1, "sleep": 1, "kill": 1, "pause": 1, "resume": 1, "restart": 0, "verify": 0}
-    if name not in wanted:
-        raise ScriptError(position, text, f"{name!r} is no verb; there are {', '.join(wanted)}")
-    if len(arguments) != wanted[name]:
-        raise ScriptError(position, text, f"{name} takes {wanted[name] or 'no'} argument{'s' * (not wanted[name])}")
+    if name not in ARGUMENTS:
+        raise ScriptError(position, text, f"{name!r} is no verb; there are {', '.join(ARGUMENTS)}")
+    wanted = ARGUMENTS[name]
+    if wanted and not arguments:
+        raise ScriptError(position, text, f"{name} {wanted}: {wanted} is missing")
+    if len(arguments) > bool(wanted):
+        raise ScriptError(position, text, f"{name} takes {f'one argument, {wanted}' if wanted else 'no arguments'}")
     if name == "write":
         return Verb(position, text, name, count=_parse_count(position, text, arguments[0]))
     if name == "sleep":

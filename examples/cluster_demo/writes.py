@@ -87,16 +87,24 @@ class Ledger:
 
 @attrs.define(eq=False)
 class Failover:
-    """From the kill or pause of a leader to the next acknowledged write."""
+    """From the kill or pause of a leader to the next acknowledged write.
+
+    Nobody can take over while no majority runs: that time is not counted.
+    """
 
     stopped: str
     how: str
     at: float
+    """From when it counts, on Trio's clock."""
     last_attempt: int
     """Only attempts after this one can end it: older ones may have been served by the stopped leader."""
+    lacked_majority: bool = False
+    """Whether too few nodes ran meanwhile; then it counts from when enough ran again."""
     milliseconds: float | None = None
     leader_milliseconds: float = 0.0
     """Until the leader that made it was seen; less than the whole if nobody wrote meanwhile."""
+    leader_went_on: bool = False
+    """Whether that leader was there all the time: the pause was too short for another one."""
     leader: Child | None = None
     """Who acknowledged that next write."""
     term: int = 0
@@ -122,6 +130,7 @@ class Writes:
         self._recent: deque[tuple[float, float]] = deque(maxlen=MAX_LATENCIES)
         """(when acknowledged, latency in seconds)."""
         cluster.on_leader_stopped = self._note_leader_stopped
+        cluster.on_majority_back = self._note_majority_back
 
     async def write(self, count: int) -> None:
         """Attempt until ``count`` writes are acknowledged. Raises OutOfPatience when none is for too long."""
@@ -223,15 +232,21 @@ class Writes:
                 break
             if number > failover.last_attempt:
                 failover.milliseconds = (now - failover.at) * 1000
-                # If the same leader goes on, after a short pause, it was there all the time.
                 led_since = self._cluster.led_since
-                failover.leader_milliseconds = ((led_since if led_since > failover.at else now) - failover.at) * 1000
+                failover.leader_went_on = led_since <= failover.at
+                failover.leader_milliseconds = ((now if failover.leader_went_on else led_since) - failover.at) * 1000
                 failover.leader = leader
                 failover.term = leader.status.term if leader.status else 0
                 self.on_failover_ended(failover)
 
     def _note_leader_stopped(self, leader: Child, how: str) -> None:
         self.failovers.append(Failover(leader.name, how, trio.current_time(), self.ledger.attempts))
+
+    def _note_majority_back(self) -> None:
+        for failover in self.failovers:
+            if failover.milliseconds is None:
+                failover.at = trio.current_time()
+                failover.lacked_majority = True
 
     def _recent_latencies(self) -> list[float]:
         since = trio.current_time() - RECENT_SECONDS

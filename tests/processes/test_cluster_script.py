@@ -91,6 +91,19 @@ async def test_script_kills_in_a_row() -> None:
     assert len(found["failover_ms"]) == 3
 
 
+async def test_script_failover_counts_from_a_majority() -> None:
+    """The time during which too few nodes ran is no failover: it counts from when a majority ran again."""
+    script = "write 5; kill follower; kill leader; sleep 1; restart; write 5"
+    ended = await run_program(CLUSTER, QUICK, "--json", "--script", script)
+    found = ended.last_json
+    assert ended.status == 0, ended
+    at = {event["text"]: event["at_s"] for event in found["events"]}
+    assert "1 of 3 run: no majority, so no write is acknowledged until one runs again" in at
+    told = next(text for text in at if "killed → " in text)
+    assert " ms with a majority, 0 acknowledged writes lost" in told
+    assert found["failover_ms"][0] <= (at[told] - at["▸ restart"]) * 1000
+
+
 async def test_script_without_majority() -> None:
     """A script that cannot go on ends after its patience, with what is missing and how every node is."""
     script = "write 5; kill follower; kill follower; write 5"
@@ -107,7 +120,9 @@ async def test_script_without_majority() -> None:
     ("script", "problem"),
     [
         ("write 5; slay leader", "verb 2, 'slay leader': 'slay' is no verb"),
-        ("write", "verb 1, 'write': write takes 1 argument"),
+        ("write", "verb 1, 'write': write N: N is missing"),
+        ("kill", "kill leader|follower|NAME: leader|follower|NAME is missing"),
+        ("sleep 1 2", "sleep takes one argument, S"),
         ("write many", "'many' is no number of writes"),
         ("restart n1", "restart takes no arguments"),
         ("sleep -1", "'-1' is no number of seconds"),
@@ -130,6 +145,14 @@ async def test_script_wrong_word_starts_nothing() -> None:
     assert ended.status == 2
     assert ended.output == ""
     assert "verb 2, 'kill everyone': 'everyone' is none of leader" in ended.errors
+
+
+@pytest.mark.parametrize("option", ["--seconds", "--rate"])
+async def test_script_and_steady_load(option: str) -> None:
+    """An option of the steady load beside a script is refused, since it would have no effect."""
+    ended = await run_program(CLUSTER, "--script", "verify", option, "5")
+    assert ended.status == 2
+    assert f"argument {option}: not with --script" in ended.errors
 
 
 async def test_script_wrong_moment() -> None:
@@ -169,6 +192,37 @@ def test_verdict_finds_every_fault(demo: Any) -> None:
         assert judge(wrong, wrong) == (0, 1, True, False)
     other_value = verdict.Dump(9, {**good.entries, keys[3]: ("of another run", (4,))})
     assert judge(other_value, other_value) == (0, 1, True, False)
+
+
+# ------------------------------------------------------------------------------------------- words
+
+
+@pytest.mark.parametrize(
+    ("leader", "details", "words"),
+    [
+        ("n2", {}, "n1 killed → n2 leader of term 3 after 250 ms"),
+        ("n1", {}, "n1 killed → n1 leader again, of term 3 after 250 ms"),
+        ("n1", {"leader_went_on": True}, "n1 killed → it goes on as leader of term 3 after 250 ms"),
+        ("n2", {"lacked_majority": True}, "n1 killed → n2 leader of term 3 after 250 ms with a majority"),
+    ],
+)
+def test_failover_in_words(demo: Any, leader: str, details: dict[str, bool], words: str) -> None:
+    """The sentence about a failover says who leads, also if that is whoever was stopped."""
+    failover = demo("writes").Failover("n1", "killed", 0.0, 9, term=3, leader_milliseconds=250.0, **details)
+    assert importlib.import_module("cluster").describe_failover(failover, leader) == words
+
+
+def test_summary_fits_the_terminal(demo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal the figures of the summary are never broken in two; elsewhere they are one line."""
+    demo("writes")
+    fit = importlib.import_module("cluster").fit_to_terminal
+    items = [f"figure_{number} {10**number}" for number in range(9)]
+    assert fit(items) == ", ".join(items)
+    monkeypatch.setenv("COLUMNS", "30")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    lines = fit(items).split("\n")
+    assert max(map(len, lines)) <= 30
+    assert " ".join(lines) == ", ".join(items)
 
 
 # ------------------------------------------------------------------------------------------- ways to end
@@ -261,8 +315,16 @@ async def test_live_view_keys() -> None:
         before = terminal.settings()
         await terminal.read_until("is leader of term", "quit", "writes/s")
         assert terminal.settings() != before
+        terminal.press("r")
+        await terminal.read_until("nothing is stopped")
+        terminal.press("c")
+        await terminal.read_until("nothing is paused")
+        terminal.press("\x1b[A")
+        await terminal.read_until("does nothing here")
         terminal.press("k")
         await terminal.read_until("killed → ", "0 acknowledged writes lost")
+        terminal.press("f")
+        await terminal.read_until("1 of 3 run: no majority; press r")
         terminal.press("r")
         await terminal.read_until("restarted → caught up")
         terminal.press("q")
