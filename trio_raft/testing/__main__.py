@@ -280,12 +280,12 @@ async def _run_interruptibly(run_jobs: Callable[[], Awaitable[None]], progress: 
 async def _show_progress(progress: Callable[[], str]) -> None:
     terminal = sys.stderr.isatty()
     while True:
-        await CLOCK.sleep(PROGRESS_SECONDS if terminal else QUIET_PROGRESS_SECONDS)
         if terminal:
             sys.stderr.write(f"\r{progress()}")
             sys.stderr.flush()
         else:
             _say(sys.stderr, progress())
+        await CLOCK.sleep(PROGRESS_SECONDS if terminal else QUIET_PROGRESS_SECONDS)
 
 
 def _say(stream: TextIO, line: str) -> None:

@@ -24,7 +24,7 @@ from trio_raft._rules.state import Role
 from trio_raft.testing._cluster import Cluster
 from trio_raft.testing._determinism import Latency, divide
 from trio_raft.testing._member import Member
-from trio_raft.testing._swarm import Plan
+from trio_raft.testing._swarm import OFTEN, Plan
 
 ValueT = TypeVar("ValueT")
 
@@ -69,7 +69,8 @@ class Nemesis:
                 if self._active < plan.most_faults:
                     # Counted here, not in the task: two must not start in one instant for one place.
                     self._active += 1
-                    nursery.start_soon(self._strike, self.random.choice(plan.faults))
+                    [fault] = self.random.choices(plan.faults, [OFTEN.get(fault, 1) for fault in plan.faults])
+                    nursery.start_soon(self._strike, fault)
 
     def end(self) -> None:
         """Let the time of trouble be over: every fault undoes itself at once."""

@@ -24,6 +24,8 @@ class Summary:
     busy_seconds: float = 0.0
     """Real seconds that the processes spent, all together."""
     counts: dict[str, int] = attrs.field(factory=dict[str, int])
+    trace_hashes: dict[int, str] = attrs.field(factory=dict[int, str])
+    """By seed."""
     failed: list[SeedReport] = attrs.field(factory=list[SeedReport])
     interrupted: bool = False
 
@@ -33,6 +35,7 @@ class Summary:
         self.seeds += 1
         self.virtual_seconds += report.virtual_seconds
         self.busy_seconds += done.real_seconds
+        self.trace_hashes[report.seed] = report.trace_hash
         for what, times in report.counts.items():
             self.counts[what] = self.counts.get(what, 0) + times
         if not report.ok:
@@ -91,6 +94,7 @@ class Summary:
             "interrupted": self.interrupted,
             "counts": dict(sorted(self.counts.items())),
             "faults_that_never_struck": self.missing(),
+            "trace_hashes": {str(seed): digest for seed, digest in sorted(self.trace_hashes.items())},
             "failed": [
                 {**attrs.asdict(each), "repeat": repeat_command(each.seed, self.wishes)} for each in self.failed
             ],

@@ -51,6 +51,9 @@ FAULTS: Final = (
 )
 """Every kind of fault, by the names that the command line knows."""
 
+OFTEN: Final = {"crash": 3, "crash many": 2, "pause": 2, "isolate leader": 3, "disk error": 2, "one way": 2}
+"""Faults from which more can follow, and how much more often than the others they are chosen."""
+
 RUINS: Final = ("bit flip", "wiped disk")
 """Faults after which the member rightly refuses to take part, for the rest of the run."""
 
@@ -84,6 +87,8 @@ class Plan:
         if unknown:
             raise ValueError(f"seed {self.seed}: unknown faults {', '.join(unknown)}. Known: {', '.join(FAULTS)}")
         size = self.settings.size
+        if self.ruined < 0:
+            raise ValueError(f"seed {self.seed}: the ruined disks are a number of members, not {self.ruined}")
         if 2 * (size - self.ruined) <= size and any(fault in RUINS for fault in self.faults):
             raise ValueError(
                 f"seed {self.seed}: with the disks of {self.ruined} of {size} members ruined ({', '.join(RUINS)}), no "
@@ -279,7 +284,7 @@ def _draw_workload(random: Random, limits: Limits) -> Workload:
         keys=random.choice((1, 3, 10)),
         read_share=random.choice((0.1, 0.2, 0.5)),
         # The encoded command also names its class, key and value.
-        padding=max(0, random.choice((0, 1, 1)) * limits.max_command_bytes - 128),
+        padding=max(0, random.choice((0, 1, 1, 1)) * limits.max_command_bytes - 128),
         patience=random.choice((1.0, 5.0, 15.0)),
     )
 

@@ -27,6 +27,9 @@ Shape = Literal["lists", "values"]
 NOTHING = 0
 """Stands for "no value" in a swap: numbers count from 1."""
 
+FILLINGS = (0, 1, 255)
+"""Bytes that commands are made longer with."""
+
 KEY_REFUSED = "refused"
 """Commands on this key are refused by every machine, and change nothing."""
 
@@ -180,7 +183,8 @@ class Worker:
 
     def _draw_write(self, key: str) -> tuple[Add | Set | Swap | Remove, Hashable]:
         random, value = self._random, next(self._numbers)
-        padding = bytes(self._workload.padding if random.random() < 0.7 else 0)
+        # Zeros too: to a log on disk a sector of zeros looks like one that was never written.
+        padding = bytes([random.choice(FILLINGS)]) * (self._workload.padding if random.random() < 0.85 else 0)
         kind = random.random()
         if kind < 0.03:
             # Both models take this for a write of nothing that anybody reads.

@@ -1,0 +1,229 @@
+"""The commands of ``python -m trio_raft.testing``: what they print, their exit status, and how they end."""
+
+import functools
+import io
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+import trio
+
+from trio_raft.testing.__main__ import main
+from trio_raft.testing._run import Done, Job, WorkerProcess, work
+from trio_raft.testing._seed import SeedReport
+from trio_raft.testing._summary import Summary
+from trio_raft.testing._swarm import FAULTS, Wishes
+
+SHORT = ("--seconds", "2")
+CAUGHT = ("half-is-a-majority", "0")
+"""A mutant, and a seed that catches it."""
+
+
+def test_run(capfd: pytest.CaptureFixture[str]) -> None:
+    """The swarm says how fast it was, what was injected and what came of it, and that all passed."""
+    assert main(["run", "--seeds", "0:3", *SHORT, "--processes", "1"]) == 0
+    text = capfd.readouterr().out
+    assert text.startswith("3 seeds, ")
+    for part in ("seeds a second", "virtual seconds in a real second", "faults injected:", "elections", "lives"):
+        assert part in text
+    assert text.endswith("passed: 0 of 3 seeds failed\n")
+
+
+def test_run_json(capfd: pytest.CaptureFixture[str]) -> None:
+    """For machines there is one JSON object."""
+    assert main(["run", "--seeds", "3:5", *SHORT, "--processes", "2", "--json"]) == 0
+    result = json.loads(capfd.readouterr().out)
+    assert (result["seeds"], result["passed"], result["failed"]) == (2, True, [])
+    assert sorted(result["trace_hashes"]) == ["3", "4"]
+    assert result["counts"]["writes"] > 0
+
+
+def test_run_minutes(capfd: pytest.CaptureFixture[str]) -> None:
+    """With a time alone the seeds go on until it is over."""
+    assert main(["run", "--minutes", "0.001", *SHORT, "--processes", "1", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["seeds"] >= 1
+
+
+def test_run_of_wishes_that_one_seed_cannot_meet(capfd: pytest.CaptureFixture[str]) -> None:
+    """A seed that drew a cluster too small for the wishes fails with the reason, and the others are run."""
+    arguments = ["run", "--seeds", "30:34", *SHORT, "--faults", "wiped disk", "--ruined", "2", "--processes", "1"]
+    assert main(arguments) == 1
+    text = capfd.readouterr().out
+    assert "no majority is left for ever" in text
+    assert 'repeat with: python -m trio_raft.testing replay 31 --seconds 2 --faults "wiped disk" --ruined 2' in text
+
+
+def test_replay(capsys: pytest.CaptureFixture[str]) -> None:
+    """A seed is repeated with every line of its trace."""
+    assert main(["replay", "3", *SHORT]) == 0
+    text = capsys.readouterr().out
+    assert "plan seed 3: " in text.splitlines()[0]
+    assert "trace hash" in text
+    assert text.endswith("passed\n")
+
+
+def test_replay_last(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of the trace only the last lines are shown, if so wished."""
+    assert main(["replay", "3", *SHORT, "--last", "2"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 5
+
+
+def test_replay_of_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    """A failed seed names the violation and the command that repeats it."""
+    name, seed = CAUGHT
+    assert main(["replay", seed, "--mutant", name, "--last", "1"]) == 1
+    text = capsys.readouterr().out
+    assert f"FAILED seed {seed}: " in text
+    assert f"repeat with: python -m trio_raft.testing replay {seed} --mutant {name}" in text
+
+
+def test_mutants(capfd: pytest.CaptureFixture[str]) -> None:
+    """Each mutant is run until a seed fails; the table says which, and by what."""
+    name, seed = CAUGHT
+    assert main(["mutants", name, "--seeds", "0:5", "--processes", "1"]) == 0
+    text = capfd.readouterr().out
+    assert text.startswith(name)
+    assert f"seed {seed}" in text
+    assert "1 of 1 mutants caught" in text
+
+
+def test_mutants_survivor(capfd: pytest.CaptureFixture[str]) -> None:
+    """A mutant that no seed catches is a failure."""
+    name, _ = CAUGHT
+    assert main(["mutants", name, "--seeds", "0:1", "--size", "1", "--faults", "none", *SHORT, "--json"]) == 1
+    [result] = json.loads(capfd.readouterr().out)
+    assert (result["name"], result["caught_by"], result["rule"]) == (name, None, "R7")
+
+
+# ------------------------------------------------------------------------------------ bad input
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["run", "--seeds", "5"], "a range of seeds is FIRST:END, for example 0:200, not '5'"),
+        (["run", "--seeds", "5:5"], "there is no seed in 5:5: END must be greater than FIRST"),
+        (["run", "--seeds", "a:b"], "a seed is a whole number from 0 on, not 'a'"),
+        (["replay", "-1"], "a seed is a whole number from 0 on, not '-1'"),
+        (["replay", "x"], "a seed is a whole number from 0 on, not 'x'"),
+        (["run", "--profile", "busy"], "invalid choice: 'busy'"),
+        ([], "the following arguments are required: command"),
+    ],
+)
+def test_arguments_that_do_not_parse(arguments: list[str], problem: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What cannot be read is refused, with what would do."""
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert problem in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["run", "--minutes", "0"], "--minutes 0: must be positive"),
+        (["run", "--processes", "0"], "--processes 0: must be at least 1"),
+        (["run", "--seconds", "-1"], "seed 0: a run takes a positive number of virtual seconds, not -1.0"),
+        (["run", "--seeds", "4:9", "--faults", "crash,flood"], "seed 4: unknown faults flood. Known: crash, "),
+        (
+            ["run", "--size", "3", "--ruined", "2", "--faults", "crash,wiped disk"],
+            "seed 0: with the disks of 2 of 3 members ruined (bit flip, wiped disk), no majority is left for ever",
+        ),
+        (["replay", "3", "--mutant", "no-such"], "there is no mutant 'no-such'. Known: "),
+        (["replay", "3", "--last", "-1"], "--last -1: must not be negative"),
+        (["mutants", "no-such"], "there is no mutant no-such. Known: "),
+    ],
+)
+def test_wishes_that_cannot_be_met(arguments: list[str], problem: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What makes no sense is refused before anything runs, naming the seed where there is one."""
+    assert main(arguments) == 2
+    assert f"error: {problem}" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------ processes
+
+
+@pytest.mark.processes
+def test_ctrl_c() -> None:
+    """Ctrl-C ends a run at once, with what it has found so far, and leaves no process behind."""
+    command = [sys.executable, "-m", "trio_raft.testing", "run", "--seeds", "0:100000", "--processes", "2"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        # The first progress: everything stands.
+        assert "0/100000 seeds" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "INTERRUPTED" in output
+
+
+@pytest.mark.processes
+async def test_run_that_never_ends_has_failed() -> None:
+    """A process that does not come to an end is killed, its seed has failed, and the next one is run by another."""
+    async with WorkerProcess(seed_seconds=0.001) as worker:
+        done = await worker.run(Job(seed=5, wishes=Wishes()))
+    assert not done.report.ok
+    assert done.report.violation == "seed 5: it did not end within 0.001 real seconds"
+
+
+@pytest.mark.processes
+async def test_process_that_dies_has_failed_its_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that ends without an answer has failed its seed; another one takes its place."""
+    async with WorkerProcess() as worker:
+        opened = trio.lowlevel.open_process
+        with monkeypatch.context() as patch:
+            patch.setattr(trio.lowlevel, "open_process", functools.partial(open_instead, opened))
+            done = await worker.run(Job(seed=5, wishes=Wishes(seconds=2.0)))
+        assert done.report.violation == "seed 5: the process that ran it ended with status 3"
+        assert (await worker.run(Job(seed=5, wishes=Wishes(seconds=2.0)))).report.ok
+
+
+async def open_instead(opened: object, _: object, **options: object) -> trio.Process:
+    assert callable(opened)
+    process = await opened([sys.executable, "-c", "import sys; sys.stdin.readline(); sys.exit(3)"], **options)
+    assert isinstance(process, trio.Process)
+    return process
+
+
+def test_work_answers_line_by_line() -> None:
+    """A worker process answers each job with one line, until its input ends."""
+    job = {"seed": 3, "wishes": {"seconds": 2.0, "faults": ["crash"]}, "mutant": None}
+    answers = io.StringIO()
+    work(io.StringIO(f"{json.dumps(job)}\n" * 2), answers)
+    first, second = (json.loads(line)["report"] for line in answers.getvalue().splitlines())
+    assert first == second
+    assert (first["seed"], first["ok"]) == (3, True)
+
+
+# ------------------------------------------------------------------------------------ the summary
+
+
+def make_done(seed: int, **changes: object) -> Done:
+    values = {"ok": True, "violation": "", "trace_hash": "h", "virtual_seconds": 20.0, "counts": {"fault: crash": 2}}
+    return Done(report=SeedReport(seed=seed, **{**values, **changes}), real_seconds=0.5)  # type: ignore[arg-type]
+
+
+def test_summary_adds_up() -> None:
+    """Counts of all seeds are added, and the speed is that of one core."""
+    summary = Summary(wishes=Wishes(), wanted=4, processes=2)
+    for seed in range(2):
+        summary.note(make_done(seed))
+    assert summary.speed == 40.0
+    assert summary.counts == {"fault: crash": 4}
+    assert (
+        summary.progress(1.0)
+        == "[###############...............] 2/4 seeds, 2.0/s, 40 virtual in 1 real seconds, 0 failed"
+    )
+    assert summary.missing() == [fault for fault in FAULTS if fault != "crash"]
+
+
+def test_summary_never_passes_with_a_violation() -> None:
+    """One failed seed fails the whole run, in the text and for machines."""
+    summary = Summary(wishes=Wishes(), wanted=2, processes=1)
+    summary.note(make_done(0, ok=False, violation="seed 0: two leaders"))
+    summary.note(make_done(1))
+    assert summary.text(1.0).endswith("FAILED: 1 of 2 seeds failed")
+    assert "FAILED seed 0: two leaders\nrepeat with: python -m trio_raft.testing replay 0" in summary.text(1.0)
+    assert summary.plain(1.0)["passed"] is False
