@@ -147,7 +147,8 @@ class Child:
             with trio.move_on_after(patience):
                 await self._sender.send({"id": number, **message})
                 await question.resolved.wait()
-        except trio.BrokenResourceError:
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            # Closed: it ended, and ``run`` closed the pipe, while this message waited for its turn.
             raise NoAnswer(f"{self.name} ended") from None
         finally:
             del self._questions[number]

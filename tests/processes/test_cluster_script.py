@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from tests.processes.programs import (
     CLUSTER,
@@ -29,6 +30,9 @@ from tests.processes.programs import (
 pytestmark = pytest.mark.processes
 
 QUICK = "--heartbeat-timeout=0.4"
+
+LAST_DRAWN = 3000
+"""Characters of a terminal's output that show its last screen."""
 
 
 @pytest.fixture
@@ -225,6 +229,31 @@ def test_summary_fits_the_terminal(demo: Any, monkeypatch: pytest.MonkeyPatch) -
     assert " ".join(lines) == ", ".join(items)
 
 
+# ------------------------------------------------------------------------------------------- one child
+
+
+async def test_question_to_a_child_that_ends(demo: Any, tmp_path: Path) -> None:
+    """A question that still waits to be sent when its child ends has no answer, and is no error of the program."""
+    module, lines = demo("child"), demo("lines")
+    child = module.Child("n1", [], log=tmp_path / "n1.log", on_change=lambda: None, on_event=lambda _text: None)
+    read_end, write_end = os.pipe()
+    stream = trio.lowlevel.FdStream(write_end)
+    child.condition, child._sender = module.Condition.RUNNING, lines.MessageSender(stream)
+
+    async def ask() -> None:
+        with pytest.raises(module.NoAnswer, match="n1 ended"):
+            await child.ask({"do": "barrier"}, patience=PATIENCE_SECONDS)
+
+    try:
+        async with trio.open_nursery() as nursery:
+            async with child._sender._sending:
+                nursery.start_soon(ask)
+                await trio.testing.wait_all_tasks_blocked()
+                await stream.aclose()
+    finally:
+        os.close(read_end)
+
+
 # ------------------------------------------------------------------------------------------- ways to end
 
 
@@ -269,10 +298,12 @@ class Terminal:
     async def read_until(self, *wanted: str) -> None:
         """Until all of these words have been drawn since the last call."""
         self.shown = ""
-        with trio.fail_after(PATIENCE_SECONDS):
+        with trio.move_on_after(PATIENCE_SECONDS):
             while not all(words in self.shown for words in wanted):
                 await trio.lowlevel.wait_readable(self._descriptor)
                 self.shown += os.read(self._descriptor, 1 << 16).decode(errors="replace")
+            return
+        pytest.fail(f"{wanted} not drawn; the last was: {self.shown[-LAST_DRAWN:]}")
 
     def press(self, key: str) -> None:
         """Type."""
