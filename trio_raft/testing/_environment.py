@@ -105,6 +105,8 @@ class SimulatedClock:
         self._resumed = trio.lowlevel.ParkingLot()
         self.paused = False
         """No timer rings."""
+        self.disturbed_at = -math.inf
+        """When, on itself, it jumped or went on after a pause, last: from then on timers ring in time again."""
 
     def now(self) -> float:
         return self._offset + self._rate * trio.current_time()
@@ -146,6 +148,7 @@ class SimulatedClock:
             raise ValueError(f"a monotonic clock does not go back, not by {seconds!r} s either")
         due = [(scope, self._offset + self._rate * scope.deadline) for scope in self._live()]
         self._offset += seconds
+        self.disturbed_at = self.now()
         for scope, deadline in due:
             scope.deadline = self._moment(deadline)
 
@@ -161,6 +164,7 @@ class SimulatedClock:
         """The node goes on: every timer that ran out meanwhile rings now.  Idempotent."""
         if self.paused:
             self.paused = False
+            self.disturbed_at = self.now()
             held, self._held = self._held, {}
             self._scopes.clear()
             for scope, deadline in held.items():

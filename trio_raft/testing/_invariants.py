@@ -16,7 +16,8 @@ match, payload included; every leader has what was committed before; what is com
 and is durable on a majority when it is committed; what a leader counts on is durable at its follower; term and vote in
 a term never go back, restarts included; commit and applied index never fall; what is applied is committed and durable;
 no message leaves before what it implies is durable; pre-votes change nothing; the configuration in force is the last in
-the log; proposals end; queues and tasks are bounded; nothing restarts for no reason; and whatever a user adds.
+the log; proposals end; a leader without a majority steps down; queues and tasks are bounded; nothing restarts for no
+reason; and whatever a user adds.
 
 House rule: a constant per change.  The exception is a new life, whose whole log is compared with its disk.
 
@@ -224,6 +225,7 @@ class Invariants:
         for node_id, watched in self._scene.servers.items():
             if watched.watch is not None and not watched.watch.over:
                 self._verdict.guard(node_id, watched.watch.check_bounds)
+                self._verdict.guard(node_id, watched.watch.check_contact)
         size = max(len(self._scene.servers), 1)
         bound = TASKS_PER_MEMBER * size + TASKS_PER_LINK * size * (size - 1)
         tasks = count_tasks()

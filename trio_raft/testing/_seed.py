@@ -17,6 +17,7 @@ from typing import Any
 import attrs
 import trio
 
+from trio_raft._errors import error_text
 from trio_raft.testing._cluster import Cluster
 from trio_raft.testing._counting import Counter
 from trio_raft.testing._determinism import divide, run
@@ -32,7 +33,7 @@ from trio_raft.testing._node_faults import NODE_FAULTS
 from trio_raft.testing._running import running_cluster
 from trio_raft.testing._swarm import Plan, Wishes, draw_plan
 from trio_raft.testing._trace import Trace
-from trio_raft.testing._workload import Shelf, Worker, work
+from trio_raft.testing._workload import LocalReader, Shelf, Worker, work
 
 STRIKES = NODE_FAULTS | LINK_FAULTS | DISK_FAULTS
 """Every kind of fault, by its name."""
@@ -91,7 +92,7 @@ def run_seed(
     return SeedReport(
         seed=seed,
         ok=ok,
-        violation="" if ok else _describe(failure),
+        violation="" if ok else _describe(seed, failure),
         trace_hash=watched.trace.digest(),
         virtual_seconds=watched.virtual_seconds,
         counts=dict(sorted(watched.counter.counts.items())),
@@ -138,11 +139,12 @@ class _Run:
             )
 
         workers = [make_worker(f"c{number}") for number in range(1, plan.workload.clients + 1)]
+        locals_ = [self._make_local_reader(cluster, member) for member in cluster.ids if plan.workload.local]
         nemesis = Nemesis(cluster, plan, STRIKES, note=lambda what: self.trace.note("kit", what))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(nemesis.run)
             with cluster.clock.move_on_after(plan.seconds):
-                await work(workers)
+                await work([*workers, *locals_])
             nemesis.end()
         for fault, times in nemesis.injected.items():
             self.counter.add(f"fault: {fault}", times)
@@ -155,6 +157,16 @@ class _Run:
             await reader.read(key, within=FINAL_READ_SECONDS)
         self._check_history(cluster)
 
+    def _make_local_reader(self, cluster: Cluster[Any, Any], member: str) -> LocalReader:
+        return LocalReader(
+            cluster.members[member],
+            self.plan.workload,
+            clock=cluster.clock,
+            random=divide(self.plan.seed, "local reader", member),
+            history=cluster.history,
+            count=self.counter.add,
+        )
+
     def _check_history(self, cluster: Cluster[Any, Any]) -> None:
         self.trace.note("kit", "the clients' history:\n" + cluster.history.describe())
         verdict = check_linearizable(
@@ -165,8 +177,8 @@ class _Run:
             raise SimulationFailed(self.plan.seed, f"the history is {verdict.outcome}: {verdict.explanation}")
 
 
-def _describe(failure: BaseException | None) -> str:
-    if failure is None:
-        return "the run ended before its end"
-    text = str(failure) if isinstance(failure, SimulationFailed) else f"{type(failure).__name__}: {failure}"
+def _describe(seed: int, failure: BaseException | None) -> str:
+    text = "the run ended before its end" if failure is None else str(failure)
+    if not isinstance(failure, SimulationFailed):
+        text = f"seed {seed}: {text if failure is None else error_text(failure)}"
     return "\n".join([text, *getattr(failure, "__notes__", ())])

@@ -51,7 +51,7 @@ FAULTS: Final = (
 )
 """Every kind of fault, by the names that the command line knows."""
 
-OFTEN: Final = {"crash": 3, "crash many": 2, "pause": 2, "isolate leader": 3, "disk error": 2, "one way": 2}
+OFTEN: Final = {"crash": 3, "crash many": 2, "pause": 3, "isolate leader": 3, "disk error": 2, "one way": 2}
 """Faults from which more can follow, and how much more often than the others they are chosen."""
 
 RUINS: Final = ("bit flip", "wiped disk")
@@ -285,6 +285,7 @@ def _draw_workload(random: Random, limits: Limits) -> Workload:
         read_share=random.choice((0.1, 0.2, 0.5)),
         # The encoded command also names its class, key and value.
         padding=max(0, random.choice((0, 1, 1, 1)) * limits.max_command_bytes - 128),
+        local=random.random() < 0.7,
         patience=random.choice((1.0, 5.0, 15.0)),
     )
 

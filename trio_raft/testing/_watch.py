@@ -8,6 +8,7 @@ to no single one: the proposals, the events, the bounds.
 House rule: a watch changes nothing and draws nothing; with and without it a seed gives the same run.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -17,8 +18,10 @@ import attrs
 
 from trio_raft._events import Event, PeerLostData, ReplicationRestarted
 from trio_raft._messages import ServerId
+from trio_raft._rules.state import Role
 from trio_raft._server import Server
 from trio_raft._tickets import Ticket
+from trio_raft.testing._environment import SimulatedClock
 from trio_raft.testing._past import Image, Past, Slot
 from trio_raft.testing._trace import Trace
 from trio_raft.testing._verdict import Verdict
@@ -28,6 +31,9 @@ TICKETS_BETWEEN_SWEEPS = 256
 
 SPARE_BYTES = 64 << 10
 """What one frame's header, or the records around one command, may add to a bound in bytes."""
+
+LATE_HEARTBEATS = 2
+"""Heartbeat intervals by which a leader may step down late: after a pause it looks once more."""
 
 QUEUED_ITEMS = 1 << 14
 """Items that may wait in one journal.  Peers may have 64 answers waiting on each of 128 connections, and each may stand
@@ -192,7 +198,25 @@ class Watch:
                 seen=f"{type(event).__name__}: {event}",
             )
 
-    # ------------------------------------------------------------------------------------ bounds
+    # ------------------------------------------------------------------------------------ from time to time
+
+    def check_contact(self) -> None:
+        """A leader that a majority has not answered for long has stepped down (E9), unless it just stood still."""
+        server, clock = self.server, self.server.environment.clock
+        if not isinstance(clock, SimulatedClock) or clock.paused or server.state.role is not Role.LEADER:
+            return
+        contacts = {follower.id: follower.progress.last_contact for follower in server.followers.values()}
+        contact = server.state.configuration.quorum_value({**contacts, server.node_id: clock.now()})
+        # A lease is no longer than the patience for the first contact; whoever was late looks twice.
+        timeouts = server.config.timeouts
+        patience = timeouts.heartbeat_timeout + LATE_HEARTBEATS * timeouts.heartbeat_interval
+        silent_since = max(contact or -math.inf, clock.disturbed_at)
+        if clock.now() > silent_since + patience:
+            self.fail(
+                "A leader without a majority steps down (E9)",
+                expected=f"no leader that a majority has not answered for {patience:.2f} s",
+                seen=f"it leads term {server.state.current_term}; a majority last answered at {contact}, on its clock",
+            )
 
     def check_bounds(self) -> None:
         """Queues and windows are as short as their limits say."""

@@ -8,7 +8,8 @@ House rule: a client records what it asked and what it was told, and judges noth
 """
 
 import itertools
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import attrs
@@ -16,10 +17,13 @@ import trio
 
 from trio_raft._environment import Clock
 from trio_raft._errors import LeadershipLost, Rejected
+from trio_raft._node import Node
 from trio_raft.abc import Committed, StateMachine
-from trio_raft.testing._client import Client
+from trio_raft.testing._client import NOT_TAKEN, Client
 from trio_raft.testing._determinism import Random
 from trio_raft.testing._failures import Unanswered
+from trio_raft.testing._history import History
+from trio_raft.testing._member import Member
 from trio_raft.testing._models import Append, AppendList, CompareAndSwap, Delete, Get, KeyValue, Model, Put, Read
 
 Shape = Literal["lists", "values"]
@@ -29,6 +33,9 @@ NOTHING = 0
 
 FILLINGS = (0, 1, 255)
 """Bytes that commands are made longer with."""
+
+LOCAL_PAUSE_SECONDS = 0.5
+"""Between two reads of a program beside a member, on average."""
 
 KEY_REFUSED = "refused"
 """Commands on this key are refused by every machine, and change nothing."""
@@ -107,6 +114,8 @@ class Workload:
     read_share: float = 0.3
     padding: int = 0
     """Bytes that are added to most commands."""
+    local: bool = False
+    """Is there also a program beside each member that reads there, and nowhere else?"""
     patience: float = 5.0
     """Virtual seconds after which a client gives up on a call, and makes another."""
 
@@ -161,14 +170,10 @@ class Worker:
 
     async def read(self, key: str, *, within: float) -> None:
         """One linearizable read, answered within so many virtual seconds."""
-        if self._workload.shape == "lists":
-            await self._client.read(
-                lambda machine: tuple(machine.lists.get(key, ())), key=key, action=Read(), within=within
-            )
-        else:
-            value = await self._client.read(
-                lambda machine: machine.values.get(key), key=key, action=Get(), within=within
-            )
+        shape = self._workload.shape
+        action = Read() if shape == "lists" else Get()
+        value = await self._client.read(partial(look, shape=shape, key=key), key=key, action=action, within=within)
+        if isinstance(value, int | None):
             self._last[key] = value or NOTHING
         self._count("reads")
 
@@ -203,7 +208,57 @@ class Worker:
         return Set(key, value, padding), Put(value)
 
 
-async def work(workers: list[Worker]) -> None:
+class LocalReader:
+    """A program beside one member, that reads there and nowhere else, whoever leads.
+
+    It is the one who asks a leader that was deposed and does not know it yet: a careful client has long gone elsewhere.
+    """
+
+    def __init__(
+        self,
+        home: Member[Any, Any],
+        workload: Workload,
+        *,
+        clock: Clock,
+        random: Random,
+        history: History,
+        count: Callable[[str], None],
+    ) -> None:
+        self._home = home
+        self._workload = workload
+        self._clock = clock
+        self._random = random
+        self._history = history
+        self._count = count
+
+    async def run(self) -> None:
+        """Read until cancelled."""
+        while True:
+            await self._clock.sleep(self._random.expovariate(1 / LOCAL_PAUSE_SECONDS))
+            life = self._home.life
+            if life is not None and life.node is not None and await self._home.awake(life):
+                await self._read(life.node, self._random.choice(self._workload.names))
+
+    async def _read(self, node: Node[Any, Any], key: str) -> None:
+        shape = self._workload.shape
+        call = self._history.begin(f"beside {self._home.id}", key, Read() if shape == "lists" else Get())
+        try:
+            with self._clock.move_on_after(self._workload.patience):
+                call.complete(await node.read(partial(look, shape=shape, key=key)))
+                self._count("local reads")
+                return
+        except NOT_TAKEN:
+            pass
+        # A read changes nothing: without an answer it did not happen.
+        call.fail()
+
+
+def look(machine: Shelf, *, shape: Shape, key: str) -> tuple[int, ...] | int | None:
+    """What a read of ``key`` shows."""
+    return tuple(machine.lists.get(key, ())) if shape == "lists" else machine.values.get(key)
+
+
+async def work(workers: Sequence[Worker | LocalReader]) -> None:
     """All of them, until cancelled."""
     async with trio.open_nursery() as nursery:
         for worker in workers:
