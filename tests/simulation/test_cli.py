@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
@@ -180,11 +181,8 @@ async def test_process_that_dies_has_failed_its_seed(monkeypatch: pytest.MonkeyP
         assert (await worker.run(Job(seed=5, wishes=Wishes(seconds=2.0)))).report.ok
 
 
-async def open_instead(opened: object, _: object, **options: object) -> trio.Process:
-    assert callable(opened)
-    process = await opened([sys.executable, "-c", "import sys; sys.stdin.readline(); sys.exit(3)"], **options)
-    assert isinstance(process, trio.Process)
-    return process
+async def open_instead(opened: Callable[..., Awaitable[trio.Process]], _: object, **options: object) -> trio.Process:
+    return await opened([sys.executable, "-c", "import sys; sys.stdin.readline(); sys.exit(3)"], **options)
 
 
 def test_work_answers_line_by_line() -> None:
