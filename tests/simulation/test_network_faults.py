@@ -165,6 +165,22 @@ async def test_dial_over_a_clogged_link(autojump_clock: MockClock) -> None:
     assert trio.current_time() - began == pytest.approx(7)
 
 
+async def test_dial_over_a_clogged_link_that_is_mended(autojump_clock: MockClock) -> None:
+    """A dial goes on as soon as the clog before it is mended."""
+    pair = await connected()
+    began = trio.current_time()
+    pair.network.clog("b", "a", 1000)
+    async with trio.open_nursery() as nursery:
+
+        async def mend_later() -> None:
+            await trio.sleep(3)
+            pair.network.mend("b", "a")
+
+        nursery.start_soon(mend_later)
+        assert await dialled(pair.network, within=100) == "connected"
+    assert trio.current_time() - began == pytest.approx(3)
+
+
 # -------------------------------------------------------------------------------------------- connections
 
 

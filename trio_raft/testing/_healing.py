@@ -30,6 +30,9 @@ CONVERGE_SECONDS = 120.0
 SERVE_SECONDS = 30.0
 """Virtual seconds within which it serves a write and a read after that."""
 
+AFTERMATH_HEARTBEAT_TIMEOUTS = 2.0
+"""Heartbeat timeouts after which nothing that happened before the repair can depose a leader."""
+
 CALM_ELECTION_TIMEOUTS = 4.0
 """Election timeouts for which the term must stand still."""
 
@@ -47,6 +50,8 @@ async def heal_and_prove(cluster: AnyCluster) -> None:
     for node_id in cluster.ids:
         if node_id not in refused:
             await cluster.start(node_id)
+    # A leader that the trouble cut off leads until its patience ends, and nothing that is mended saves it.
+    await cluster.clock.sleep(AFTERMATH_HEARTBEAT_TIMEOUTS * cluster.settings.timeouts.heartbeat_timeout)
     leader = await _converge(cluster)
     await _serve(cluster, leader)
     await _stand_still(cluster)

@@ -193,8 +193,11 @@ class MemoryNetwork:
             target = self._owners.get(address, address)
             there, back = self._link(source, target), self._link(target, source)
             if _is_passable(there, back):
-                arrives = trio.current_time() + there.draw() + back.draw()
-                await trio.sleep_until(max(arrives, there.clogged_until, back.clogged_until))
+                await trio.sleep(there.draw() + back.draw())
+                # A clog may be mended before its time.
+                while (opens := max(there.clogged_until, back.clogged_until)) > trio.current_time():
+                    with trio.move_on_at(opens):
+                        await self._healed.park()
                 if _is_passable(there, back):
                     break
             else:
