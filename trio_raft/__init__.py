@@ -32,7 +32,7 @@ queues it on the journal, wakes the followers' senders, and parks the caller on 
 ``_Replication._decode`` → ``append_entries.digest`` (bottom) → ``Server.advance_commit``.
 """
 
-from trio_raft._config import Config, Limits, Timeouts
+from trio_raft._config import Config, Limits, Snapshots, Timeouts
 from trio_raft._errors import (
     ConfigurationError,
     DirectoryInUse,
@@ -49,6 +49,8 @@ from trio_raft._errors import (
     RaftError,
     RaftInternalError,
     Rejected,
+    SnapshotCorrupt,
+    SnapshotUnavailable,
     StateMachineError,
     StorageError,
     StorageFull,
@@ -67,12 +69,20 @@ from trio_raft._events import (
     Event,
     EventReceiver,
     LeaderChanged,
+    LogCompacted,
     LoopBlocked,
     NodeStopped,
     PeerLostData,
     PeerRefused,
     ReplicationRestarted,
     RoleChanged,
+    SnapshotFailed,
+    SnapshotIgnored,
+    SnapshotInstalled,
+    SnapshotReceiving,
+    SnapshotSending,
+    SnapshotTaken,
+    StateRestored,
     TornTailCut,
 )
 from trio_raft._messages import LogIndex, ServerId, Term
@@ -82,7 +92,7 @@ from trio_raft._storage.memory import MemoryLogStore
 from trio_raft._storage.wal import FileLogStore
 from trio_raft._tcp import TCPTransport
 from trio_raft._tickets import Ticket
-from trio_raft.abc import Committed, LogStore, StateMachine, Transport
+from trio_raft.abc import Committed, LogStore, SavedState, SnapshotStore, StateMachine, StoredSnapshot, Transport
 
 __all__ = [
     "BadInput",
@@ -109,6 +119,7 @@ __all__ = [
     "LeaderChanged",
     "LeadershipLost",
     "Limits",
+    "LogCompacted",
     "LogCorrupt",
     "LogIndex",
     "LogStore",
@@ -128,12 +139,25 @@ __all__ = [
     "Rejected",
     "ReplicationRestarted",
     "RoleChanged",
+    "SavedState",
     "ServerId",
+    "SnapshotCorrupt",
+    "SnapshotFailed",
+    "SnapshotIgnored",
+    "SnapshotInstalled",
+    "SnapshotReceiving",
+    "SnapshotSending",
+    "SnapshotStore",
+    "SnapshotTaken",
+    "SnapshotUnavailable",
+    "Snapshots",
     "StateMachine",
     "StateMachineError",
+    "StateRestored",
     "Statistics",
     "StorageError",
     "StorageFull",
+    "StoredSnapshot",
     "TCPTransport",
     "Term",
     "Ticket",

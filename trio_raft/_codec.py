@@ -6,8 +6,9 @@ A frame is a fixed header, a header and a body.  The fixed header, 32 bytes, lit
     body length u32 · crc32 u32
 
 The checksum covers the 28 bytes before it and the header.  Flags and group are reserved: zero, and anything else is
-refused.  The header is a msgpack map of the message's fields by name.  The body is empty, except that the entries of
-an AppendEntries are its records as they stand in the log file (``_records.py``), each with a checksum of its own.
+refused.  The header is a msgpack map of the message's fields by name.  The body is empty, but for
+two: the entries of an AppendEntries are its records as they stand in the log file (``_records.py``), each with a
+checksum of its own; the data of an InstallSnapshot are a piece of the snapshot's file, with the checksum in the header.
 
 Evolution: unknown keys of a header are ignored, missing ones take the field's default; a frame of an unknown type is
 told apart from a bad frame, so that it can be answered by ``Unsupported``.  The version counts this framing; Hello
@@ -22,7 +23,7 @@ Reading order: ``encode_frame``, ``FrameDecoder``, the table of types, then the 
 
 import struct
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, cast
 
 import attrs
@@ -39,6 +40,8 @@ from trio_raft._messages import (
     HeartbeatReply,
     Hello,
     HelloReply,
+    InstallSnapshot,
+    InstallSnapshotReply,
     Message,
     RequestVote,
     RequestVoteReply,
@@ -92,12 +95,16 @@ def encode_frame(message: Message, *, request_id: int) -> bytes:
     header = msgpack.packb(unstructure(message))
     if len(header) > MAX_HEADER_BYTES:
         raise ValueError(f"the header of {type(message).__name__} takes {len(header)} of {MAX_HEADER_BYTES} bytes")
-    records = [entry.record for entry in message.entries] if type(message) is AppendEntries else []
+    body: Sequence[bytes] = ()
+    if type(message) is AppendEntries:
+        body = [entry.record for entry in message.entries]
+    elif type(message) is InstallSnapshot:
+        body = (message.data,)
     fixed = _BEFORE_CHECKSUM.pack(
-        MAGIC, PROTOCOL_VERSION, message_type, 0, 0, request_id, len(header), sum(map(len, records))
+        MAGIC, PROTOCOL_VERSION, message_type, 0, 0, request_id, len(header), sum(map(len, body))
     )
     checksum = zlib.crc32(header, zlib.crc32(fixed))
-    return b"".join([fixed, _CHECKSUM.pack(checksum), header, *records])
+    return b"".join([fixed, _CHECKSUM.pack(checksum), header, *body])
 
 
 class FrameDecoder:
@@ -195,6 +202,8 @@ MESSAGE_TYPES: Mapping[int, type[Message]] = {
     8: HeartbeatReply,
     9: BootstrapStatement,
     10: BootstrapReply,
+    11: InstallSnapshot,
+    12: InstallSnapshotReply,
     255: Unsupported,
 }
 """The type byte of a frame.  A number that was released is never given to another message."""
@@ -214,6 +223,9 @@ _CONVERTER.register_unstructure_hook(
 _CONVERTER.register_structure_hook(
     AppendEntries,
     make_dict_structure_fn(AppendEntries, _CONVERTER, entries=override(struct_hook=lambda entries, _: entries)),
+)
+_CONVERTER.register_unstructure_hook(
+    InstallSnapshot, make_dict_unstructure_fn(InstallSnapshot, _CONVERTER, data=override(omit=True))
 )
 
 
@@ -241,12 +253,30 @@ def _decode_append_entries() -> _Decoder:
     return _Decoder(AppendEntries, decode)
 
 
+def _decode_install_snapshot() -> _Decoder:
+    structure = _CONVERTER.get_structure_hook(InstallSnapshot)
+
+    def decode(fields: dict[str, Any], body: bytes) -> Message:
+        # Always set, as above.
+        fields["data"] = body
+        request = cast("InstallSnapshot", structure(fields, InstallSnapshot))
+        if zlib.crc32(body) != request.checksum:
+            raise ValueError("its data do not match their checksum")
+        if request.offset + len(body) > request.total:
+            raise ValueError(f"{len(body)} bytes at {request.offset} of a snapshot of {request.total}")
+        return request
+
+    return _Decoder(InstallSnapshot, decode)
+
+
+_WITH_BODY = {AppendEntries: _decode_append_entries, InstallSnapshot: _decode_install_snapshot}
+
 _ENCODERS = {
     message_class: (number, _CONVERTER.get_unstructure_hook(message_class))
     for number, message_class in MESSAGE_TYPES.items()
 }
 _DECODERS = {
-    number: _decode_append_entries() if message_class is AppendEntries else _decode_plain(message_class)
+    number: _WITH_BODY[message_class]() if message_class in _WITH_BODY else _decode_plain(message_class)
     for number, message_class in MESSAGE_TYPES.items()
 }
 

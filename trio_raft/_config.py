@@ -186,6 +186,46 @@ class Limits:
         return self.journal_batch_bytes + self.max_frame_body + BATCH_HEADER_BYTES
 
 
+@attrs.frozen(kw_only=True)
+class Snapshots:
+    """When the state is written down so that the log may be cut, and how a snapshot travels.
+
+    For state machines that define ``snapshot`` and ``restore``; without them the log grows.  Of the three triggers
+    each is off at 0.
+    """
+
+    threshold_entries: int = 100_000
+    """Take one when so many entries were applied since the last."""
+
+    threshold_bytes: int = 64 * MEBIBYTE
+    """Take one when so many bytes of entries were applied since the last."""
+
+    interval: float = 0.0
+    """Seconds; take one that long after the last, if anything was applied since."""
+
+    trailing_entries: int = 10_000
+    """Entries that the log keeps behind its newest snapshot, so that a server which was away for a while, or has just
+    installed a snapshot, is served from the log."""
+
+    pinned_entries: int = 1_000_000
+    """At most so many entries are kept for a follower to which a snapshot is being sent, however slow it is."""
+
+    keep: int = 2
+    """Newest snapshots that are kept on disk."""
+
+    chunk_bytes: int = 1 * MEBIBYTE
+    """Bytes of a snapshot in one message; four are under way at a time."""
+
+    bytes_per_second: int = 64 * MEBIBYTE
+    """To each follower; 0 sends as fast as it takes them."""
+
+    def __attrs_post_init__(self) -> None:
+        for name, value in attrs.asdict(self).items():
+            lowest = 1 if name in ("keep", "chunk_bytes") else 0
+            if not lowest <= value < float("inf"):
+                raise ConfigurationError(f"snapshots.{name}", f"must be at least {lowest}, not {value!r}")
+
+
 def _by_server_id(members: Mapping[str, str]) -> Mapping[ServerId, str]:
     return {ServerId(member): address for member, address in members.items()}
 
@@ -211,6 +251,7 @@ class Config:
     """``host:port`` to bind; this node's own entry in ``members`` if empty."""
     timeouts: Timeouts = Timeouts()
     limits: Limits = Limits()
+    snapshots: Snapshots = Snapshots()
 
     def __attrs_post_init__(self) -> None:
         if not self.cluster_id:
@@ -221,6 +262,9 @@ class Config:
             known = ", ".join(sorted(self.members)) or "none"
             raise ConfigurationError("members", f"must name this node, {self.node_id!r}; it names {known}")
         self._check_addresses()
+        if self.snapshots.chunk_bytes > self.limits.max_frame_body:
+            problem = f"must fit into a frame: limits.max_frame_body is {self.limits.max_frame_body}"
+            raise ConfigurationError("snapshots.chunk_bytes", problem)
         if self.listen:
             split_address("listen", self.listen)
 

@@ -35,7 +35,16 @@ class Lane(enum.Enum):
     """Reads of old entries."""
 
     PREPARE = "prepare"
-    """Zero-filling of segments ahead of the writer, and other upkeep."""
+    """Zero-filling of segments ahead of the writer, removal of those behind a snapshot, and other upkeep."""
+
+    SNAPSHOT = "snapshot"
+    """Writing snapshots, taken or received."""
+
+    TRANSFER = "transfer"
+    """Reading snapshots for followers."""
+
+    RESTORE = "restore"
+    """The state machine's own restore: it may take long, and nothing else waits for it."""
 
 
 class Clock(Protocol):

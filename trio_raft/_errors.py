@@ -5,7 +5,7 @@ error of the same meaning (``trio.ClosedResourceError``, ``trio.WouldBlock``) th
 
 * You called with something wrong: ``ConfigurationError``, ``Rejected`` (your state machine said no).
 * This directory or this machine needs attention: ``DirectoryInUse``, ``DirectoryMismatch``, ``IncarnationRefused``,
-  ``LogCorrupt``, ``StorageError``, ``StorageFull``, ``IncompatibleVersion``.
+  ``LogCorrupt``, ``SnapshotCorrupt``, ``StorageError``, ``StorageFull``, ``IncompatibleVersion``.
 * The cluster moved on; ask again, perhaps elsewhere: ``NotLeader``, ``NoLeader``, ``ProposalDropped``,
   ``LeadershipLost``.
 * Your code failed inside the node: ``StateMachineError``.
@@ -131,6 +131,34 @@ class LogCorrupt(RaftError):
         self.offset = offset
         self.index = index
         self.problem = problem
+
+
+class SnapshotCorrupt(RaftError):
+    """A snapshot's file is damaged: a wrong checksum, a missing end, bytes that make no sense.
+
+    Nothing was changed.  An older snapshot takes its place where the log reaches back to it; this is raised where
+    none does.  Next step: mend the disk or the file system.  The others go on without this member while they are a
+    majority.
+    """
+
+    def __init__(self, path: Path, *, offset: int, problem: str) -> None:
+        super().__init__(
+            f"snapshot {path} is damaged at byte {offset}: {problem}. Nothing was changed; mend the disk or file system."
+        )
+        self.path = path
+        self.offset = offset
+        self.problem = problem
+
+
+class SnapshotUnavailable(RaftError):
+    """No snapshot could be taken: the machine defines no ``snapshot``, nothing was applied, or writing it failed.
+
+    What was there before stays; a half-written file is removed.  ``reason`` says why.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"no snapshot was taken: {reason}.")
+        self.reason = reason
 
 
 class IncompatibleVersion(RaftError):

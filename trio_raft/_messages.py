@@ -28,6 +28,8 @@ __all__ = [
     "Hello",
     "HelloReply",
     "Incarnation",
+    "InstallSnapshot",
+    "InstallSnapshotReply",
     "LogIndex",
     "Message",
     "Purpose",
@@ -35,6 +37,7 @@ __all__ = [
     "RequestVote",
     "RequestVoteReply",
     "ServerId",
+    "SnapshotStatus",
     "Term",
     "Unsupported",
 ]
@@ -54,6 +57,9 @@ class Purpose(enum.Enum):
 
     REPLICATION = "replication"
     """AppendEntries: replies keep the order of their requests."""
+
+    SNAPSHOT = "snapshot"
+    """One transfer of one snapshot: replies keep the order of their requests."""
 
 
 # ---------------------------------------------------------------------------------------------- handshake
@@ -206,6 +212,64 @@ class HeartbeatReply:
     """Seconds in which this voter refuses every vote.  Always 0 until lease reads exist."""
 
 
+# ---------------------------------------------------------------------------------------------- snapshots
+
+
+@attrs.frozen
+class InstallSnapshot:
+    """A piece of the leader's snapshot (paper section 7), or, without data, the question how far the receiver is.
+
+    The bytes are those of the snapshot's file, from its first to its last.  A transfer begins with a question: the
+    answer says at which offset to begin.
+    """
+
+    term: Term
+    leader: ServerId
+    transfer: str
+    """Drawn by the leader for this transfer; what a receiver still hears of another one is refused."""
+    last_included_index: LogIndex
+    """The snapshot replaces all entries up to and including this one."""
+    last_included_term: Term
+    digest: str
+    """Of the whole file, hexadecimal, as ``StoredSnapshot.digest``: tells whether two offers are of the same bytes."""
+    total: int
+    """Bytes of the whole file."""
+    offset: int
+    """Where ``data`` belongs."""
+    checksum: int
+    """CRC-32 of ``data``."""
+    data: bytes = b""
+    """Not in the header: it is the frame's body."""
+
+
+class SnapshotStatus(enum.Enum):
+    """How far the receiver of a snapshot is."""
+
+    WANTED = "wanted"
+    """It holds everything before ``offset``; send from there."""
+
+    FINISHING = "finishing"
+    """It has everything and checks it, or makes it durable; ask again."""
+
+    INSTALLED = "installed"
+    """It durably holds everything up to ``last_included_index``."""
+
+    REFUSED = "refused"
+    """Not now; ``reason`` says why."""
+
+
+@attrs.frozen
+class InstallSnapshotReply:
+    """The receiver's answer; INSTALLED leaves only once that is durable."""
+
+    term: Term
+    status: SnapshotStatus
+    offset: int = 0
+    """Bytes received, all before it; after a piece was refused for its place this says which one is due."""
+    reason: str = ""
+    """For a person: why it was refused."""
+
+
 # ---------------------------------------------------------------------------------------------- bootstrap
 
 
@@ -245,6 +309,8 @@ Message: TypeAlias = (
     | AppendEntriesReply
     | Heartbeat
     | HeartbeatReply
+    | InstallSnapshot
+    | InstallSnapshotReply
     | BootstrapStatement
     | BootstrapReply
     | Unsupported

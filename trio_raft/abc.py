@@ -1,16 +1,18 @@
-"""What a user may supply: a state machine, a log store, a transport.
+"""What a user may supply: a state machine, a log store, a snapshot store, a transport.
 
-The contracts stand in the docstrings.  ``StateMachine`` is the one that every program writes; the other two have
-implementations in this package (``trio_raft.FileLogStore``, ``trio_raft.MemoryLogStore``, ``trio_raft.TCPTransport``).
+The contracts stand in the docstrings.  ``StateMachine`` is the one that every program writes; the others have
+implementations in this package: ``trio_raft.FileLogStore``, ``trio_raft.FileSnapshotStore``,
+``trio_raft.TCPTransport``, and in memory ``trio_raft.MemoryLogStore``, ``trio_raft.MemorySnapshotStore``.
 """
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 import attrs
 import trio
 
+from trio_raft._errors import SnapshotCorrupt
 from trio_raft._messages import Incarnation, ServerId
 from trio_raft._records import Entry, LogIndex, Term
 
@@ -34,6 +36,24 @@ class Committed(Generic[CommandT]):
     command: CommandT
 
 
+@attrs.frozen
+class SavedState:
+    """A state as ``StateMachine.snapshot`` gave it: what ``StateMachine.restore`` gets.  Iterate over its pieces, once.
+
+    The pieces come in order; where one ends and the next begins means nothing.
+    """
+
+    index: LogIndex
+    """Of the last entry that was applied to it."""
+    term: Term
+    version: int
+    """``state_version`` of the class that made it."""
+    pieces: Iterator[bytes]
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self.pieces
+
+
 class StateMachine(abc.ABC, Generic[CommandT, ResultT]):
     """The replicated state: the same committed commands, in the same order, on every server (paper section 2).
 
@@ -45,6 +65,10 @@ class StateMachine(abc.ABC, Generic[CommandT, ResultT]):
     command_type: ClassVar[Any] = None
     """The type of commands, where it cannot be read from ``StateMachine[CommandT, ResultT]``."""
 
+    state_version: ClassVar[int] = 1
+    """Of the format that ``snapshot`` writes; raise it when the format changes.  A snapshot of a later version than the
+    class's is refused by IncompatibleVersion; ``restore`` sees which version it gets."""
+
     @abc.abstractmethod
     def apply(self, entry: Committed[CommandT]) -> ResultT:
         """Apply one committed command and return the result for whoever proposed it.
@@ -54,6 +78,94 @@ class StateMachine(abc.ABC, Generic[CommandT, ResultT]):
         ``trio_raft.Rejected`` to refuse a command: that is a result.  Any other exception stops the node, since an
         entry is never skipped.
         """
+
+    def snapshot(self) -> Iterable[bytes]:
+        """Capture the state, quickly, and return its bytes in pieces (paper section 7).
+
+        Called on the event loop between two commands, so that the capture is of one moment; the returned iterable is
+        gone through in a thread, beside commands that are applied meanwhile, so it must hold a copy, or something that
+        later commands do not change.  Define it together with ``restore``; with neither, the log is never cut.
+        """
+        raise TypeError(f"{type(self).__name__} defines no snapshot")
+
+    def restore(self, state: SavedState) -> None:  # noqa: ARG002
+        """Replace the whole state by a captured one.
+
+        Called in a thread, and nothing else touches the machine until it returns; it may take long.  An exception
+        stops the node.
+        """
+        raise TypeError(f"{type(self).__name__} defines no restore")
+
+    def applied_index(self) -> LogIndex | None:
+        """For a machine that keeps its state on a disk of its own: the last entry that this state reflects, durably.
+
+        Asked once, when the node starts: entries up to there are not applied again, and a state from before the log
+        begins is replaced by the newest snapshot.  None, the default: the state is in memory, and is rebuilt.
+        """
+        return None
+
+
+# ------------------------------------------------------------------------------------------- snapshots
+
+
+@attrs.frozen
+class SnapshotPoint:
+    """The last entry that a snapshot covers.  Of two points that are both committed the later one has more."""
+
+    index: LogIndex
+    term: Term
+
+
+@attrs.frozen
+class SnapshotConfiguration:
+    """Who belonged to the cluster at a snapshot's index, and by which data directories."""
+
+    index: LogIndex
+    """Where the configuration stands in the log; 0 for the one that the cluster was first made of."""
+    voters: tuple[ServerId, ...]
+    learners: tuple[ServerId, ...]
+    incarnations: Mapping[ServerId, Incarnation]
+
+
+@attrs.frozen
+class SnapshotMeta:
+    """What a snapshot's header says."""
+
+    cluster_id: str
+    point: SnapshotPoint
+    configuration: SnapshotConfiguration
+    state_version: int
+    """``StateMachine.state_version`` of the machine that made it."""
+
+
+@attrs.frozen
+class StoredSnapshot:
+    """A snapshot that is complete, checked and durable."""
+
+    meta: SnapshotMeta
+    size: int
+    """Bytes of the whole file, as they travel."""
+    digest: str
+    """Of the whole file, hexadecimal."""
+    name: str
+    """By which the store finds it; for files, the path."""
+
+    @property
+    def point(self) -> SnapshotPoint:
+        """The last entry that it covers."""
+        return self.meta.point
+
+
+@attrs.frozen
+class SnapshotsFound:
+    """What ``SnapshotStore.open`` found."""
+
+    newest: StoredSnapshot | None
+    """The newest that is whole."""
+    damaged: tuple[SnapshotCorrupt, ...] = ()
+    """Those newer than it, each with its damage; newest first."""
+    unfinished: tuple[str, ...] = ()
+    """Names of what was never finished: passed over, and removed by ``tidy``."""
 
 
 # ------------------------------------------------------------------------------------------- log store
@@ -87,7 +199,29 @@ class SaveBootstrap:
     done: bool
 
 
-JournalItem = Append | SaveVote | SaveBootstrap
+@attrs.frozen
+class SaveSnapshot:
+    """A snapshot took the place of the log up to its index (paper section 7); it is durable already.
+
+    ``keep``: the log has an equal entry there, and what follows stays.  Otherwise the whole log goes, whatever its
+    length, and the next entry is ``point.index + 1``.
+    """
+
+    point: SnapshotPoint
+    keep: bool
+
+
+@attrs.frozen
+class Compact:
+    """Entries up to there are not needed any more: they are covered by a durable snapshot.  No record of its own.
+
+    The store removes what it can, whole files at a time, once this item's turn has come; never the entries above.
+    """
+
+    up_to: LogIndex
+
+
+JournalItem = Append | SaveVote | SaveBootstrap | SaveSnapshot | Compact
 
 
 @attrs.frozen
@@ -109,15 +243,22 @@ class Recovered:
     voted_for: ServerId | None
     bootstrap: SaveBootstrap | None
     """None in a new directory."""
+    base: SnapshotPoint
+    """The place just below the first entry of the log; (0, 0) where nothing was ever cut.  An index that the snapshot
+    covers, whose term is known."""
     last_index: LogIndex
+    """``base.index`` if there are no entries."""
     term_runs: tuple[tuple[LogIndex, Term], ...]
-    """(first index of the run, its term), ascending: the terms of all entries."""
+    """(first index of the run, its term), ascending: the terms of all entries above ``base``."""
     tail: tuple[Entry, ...]
     """The most recent entries, up to ``memory_bytes``; they end at ``last_index``."""
     cut_bytes: int
     """Bytes of a torn last write that were cut; 0 after a clean end."""
     cut_path: str
     """The file that was cut, for the event."""
+    superseded: bool = False
+    """The snapshot replaces all of the log that was found (it conflicts at its last index, or ends before it, N1): log
+    and base are as after ``SaveSnapshot(point, keep=False)``, and that is the first item that the caller queues."""
 
 
 class LogStore(abc.ABC, Generic[PlanT, ReadPlanT, UpkeepT]):
@@ -130,12 +271,14 @@ class LogStore(abc.ABC, Generic[PlanT, ReadPlanT, UpkeepT]):
     """
 
     @abc.abstractmethod
-    def open(self, identity: StoreIdentity, *, memory_bytes: int) -> Recovered:
+    def open(self, identity: StoreIdentity, *, memory_bytes: int, snapshot: SnapshotPoint | None = None) -> Recovered:
         """Open or create, lock, and recover.  Runs in a thread, once, before anything else.
 
-        Raises DirectoryInUse, DirectoryMismatch, LogCorrupt, IncompatibleVersion, ConfigurationError (the directory
-        cannot be created or written), StorageError, StorageFull.  Nothing is changed by a refusal.  A torn tail is
-        cut: zeros to the end of the segment, synced, before this returns.
+        ``snapshot`` is the newest durable one; what it covers may be missing.  Raises DirectoryInUse,
+        DirectoryMismatch, LogCorrupt (also for entries that are missing and not covered, and for a snapshot without
+        any log, since then nobody knows its votes), IncompatibleVersion, ConfigurationError (the directory cannot be
+        created or written), StorageError, StorageFull.  Nothing is changed by a refusal.  A torn tail is cut: zeros to
+        the end of the segment, synced, before this returns.
         """
 
     @abc.abstractmethod
@@ -158,7 +301,8 @@ class LogStore(abc.ABC, Generic[PlanT, ReadPlanT, UpkeepT]):
     def plan_read(self, first: LogIndex, last: LogIndex, *, max_bytes: int) -> ReadPlanT:
         """Prepare to read entries ``first`` … ``last``, at least one, and no more than ``max_bytes`` beyond the first.
 
-        Only durable entries may be asked for.
+        Only durable entries may be asked for, and none that a ``Compact`` or ``SaveSnapshot`` gave up before.  They
+        stay readable for as long as the plan is referenced.
         """
 
     @abc.abstractmethod
@@ -186,6 +330,109 @@ class LogStore(abc.ABC, Generic[PlanT, ReadPlanT, UpkeepT]):
 
         Twice is fine.
         """
+
+
+# ------------------------------------------------------------------------------------------- snapshot store
+
+
+class SnapshotWriter(abc.ABC):
+    """A snapshot that is being taken.  One thread at a time."""
+
+    @abc.abstractmethod
+    def write(self, state: bytes) -> None:
+        """The next piece of the state.  Raises StorageFull, StorageError."""
+
+    @abc.abstractmethod
+    def finish(self) -> StoredSnapshot:
+        """Write the end, sync, and make it visible, durably (S7).  Raises StorageFull, StorageError."""
+
+    @abc.abstractmethod
+    def abort(self) -> None:
+        """Remove what was written.  After ``finish``, and twice, it does nothing; never raises."""
+
+
+class SnapshotReceiver(abc.ABC):
+    """A snapshot that is being received, byte for byte.  One thread at a time."""
+
+    @property
+    @abc.abstractmethod
+    def received(self) -> int:
+        """Bytes so far."""
+
+    @abc.abstractmethod
+    def write(self, data: bytes) -> None:
+        """The bytes that follow; now and then they are synced, so that ``finish`` is quick.
+
+        Raises StorageFull, StorageError.
+        """
+
+    @abc.abstractmethod
+    def finish(self) -> StoredSnapshot:
+        """Check digest and contents, sync, and make it visible, durably (S7).
+
+        Raises SnapshotCorrupt, IncompatibleVersion, DirectoryMismatch (another cluster's), StorageFull, StorageError.
+        After that, only ``abort``.
+        """
+
+    @abc.abstractmethod
+    def abort(self) -> None:
+        """Remove what was written.  After ``finish``, and twice, it does nothing; never raises."""
+
+
+class SnapshotReader(abc.ABC):
+    """A stored snapshot that is being read.  It stays readable until ``close``, whatever the store removes."""
+
+    @abc.abstractmethod
+    def read(self, offset: int, size: int) -> bytes:
+        """Bytes of the file as they travel; fewer only at its end.  Raises StorageError."""
+
+    @abc.abstractmethod
+    def state(self) -> Iterator[bytes]:
+        """The state in pieces, each checked.  Raises SnapshotCorrupt, StorageError."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Give the file up.  Twice is fine; never raises."""
+
+
+class SnapshotStore(abc.ABC):
+    """Durable storage of one server's snapshots.
+
+    Every method does blocking work and is called in a thread.
+    """
+
+    @abc.abstractmethod
+    def open(self, identity: StoreIdentity) -> SnapshotsFound:
+        """Look for snapshots, newest first by (term, index), until one is whole.  Changes nothing.
+
+        Called before the log is opened, and so before the data directory is locked: what vanishes meanwhile is
+        passed over.  ``identity.new_incarnation`` is fresh: what this life writes can be named after it.  Raises
+        DirectoryMismatch (another cluster's snapshot), IncompatibleVersion, StorageError.
+        """
+
+    @abc.abstractmethod
+    def tidy(self) -> None:
+        """Remove what was never finished.  Called once the directory is locked.  Raises StorageError."""
+
+    @abc.abstractmethod
+    def begin(self, meta: SnapshotMeta) -> SnapshotWriter:
+        """Begin to take one.  Raises StorageFull, StorageError."""
+
+    @abc.abstractmethod
+    def receive(self, *, size: int, digest: str) -> SnapshotReceiver:
+        """Begin to receive one of so many bytes.  Raises StorageFull, StorageError."""
+
+    @abc.abstractmethod
+    def read(self, snapshot: StoredSnapshot) -> SnapshotReader:
+        """Read a stored one.  Raises StorageError if it is not there any more."""
+
+    @abc.abstractmethod
+    def retain(self, keep: int) -> None:
+        """Remove all but the newest ``keep`` by (term, index), oldest first.  Raises StorageError."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Close; a thread that is still at work closes its own files.  Twice is fine."""
 
 
 # ------------------------------------------------------------------------------------------- transport

@@ -46,7 +46,7 @@ class Files(Protocol):
         ...
 
     def sync_directory(self, path: Path) -> None:
-        """Make the creation and removal of its files durable."""
+        """Make the creation, renaming and removal of its files durable."""
         ...
 
     def lock(self, path: Path) -> int:
@@ -80,6 +80,10 @@ class Files(Protocol):
 
     def sync(self, descriptor: int) -> None:
         """Make the file's data and length durable."""
+        ...
+
+    def rename(self, path: Path, target: Path) -> None:
+        """Give the file another name in the same directory, in one step; a file of that name is replaced."""
         ...
 
     def remove(self, path: Path) -> None:
@@ -158,6 +162,9 @@ class OsFiles:
 
     def sync(self, descriptor: int) -> None:
         os.fdatasync(descriptor)
+
+    def rename(self, path: Path, target: Path) -> None:
+        os.rename(path, target)
 
     def remove(self, path: Path) -> None:
         os.unlink(path)
