@@ -40,18 +40,23 @@ from trio_raft._messages import (
     AppendEntriesReply,
     Heartbeat,
     HeartbeatReply,
+    InstallSnapshot,
+    InstallSnapshotReply,
     Rejection,
     RequestVote,
     RequestVoteReply,
     ServerId,
+    SnapshotStatus,
 )
 from trio_raft._records import Entry, EntryKind, LogIndex, Term, make_entry
-from trio_raft._rules import append_entries, request_vote
+from trio_raft._rules import append_entries, install_snapshot, request_vote
+from trio_raft._rules.configuration import Configuration
 from trio_raft._rules.progress import Progress
 from trio_raft._rules.reads import ReadRounds
 from trio_raft._rules.state import Role, State
+from trio_raft._snapshots import ServerSnapshots
 from trio_raft._tickets import Ticket
-from trio_raft.abc import Transport
+from trio_raft.abc import StoredSnapshot, Transport
 
 
 @attrs.define(eq=False)
@@ -68,6 +73,8 @@ class Follower:
     """Failed attempts to replicate to it in this leadership."""
     round_trip: float | None = None
     """Seconds; a moving average over heartbeats."""
+    offered_snapshot: StoredSnapshot | None = None
+    """The snapshot that was last offered to it: an attempt after a failed one goes on with it, if it is still there."""
     append_round_trip: float | None = None
     """Seconds; a moving average over AppendEntries, the follower's disk included."""
     window_lot: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
@@ -88,6 +95,7 @@ class Server:
         transport: Transport,
         handshake: Handshake,
         events: EventHub,
+        snapshots: ServerSnapshots,
     ) -> None:
         self.config = config
         self.node_id: ServerId = config.node_id
@@ -99,6 +107,7 @@ class Server:
         self.events = events
         journal.on_durable = self._note_durable
         journal.on_trouble = self.step_down
+        self.snapshots = snapshots
 
         self.first_start = first_start
         self.ready = first_start.done
@@ -128,6 +137,7 @@ class Server:
         self.heartbeat_lot = trio.lowlevel.ParkingLot()
         """Heartbeat tasks between two heartbeats; a read wakes them."""
         self.apply_lot = trio.lowlevel.ParkingLot()
+        snapshots.on_restore_due = self.apply_lot.unpark_all
         self.read_lot = trio.lowlevel.ParkingLot()
         """Reads that wait for a confirmation round or for their index to be applied."""
         self.room_lot = trio.lowlevel.ParkingLot()
@@ -270,6 +280,41 @@ class Server:
         if reply.success and reply.match_index > self.journal.durable_index:
             return reply, self.journal.position
         return reply, self.vote_position
+
+    @trio.lowlevel.enable_ki_protection
+    def hear_snapshot(self, request: InstallSnapshot) -> InstallSnapshotReply | None:
+        """A piece of a snapshot, or a question about one, has come: the reply if it is refused, None if it is welcome.
+
+        Like any message of a leader it keeps this server from campaigning, and a stale one changes nothing.
+        """
+        state = self.state
+        if not self.ready or not self.snapshots.supported:
+            why = "restores no snapshots: its state machine defines none" if self.ready else "may not acknowledge yet"
+            return InstallSnapshotReply(state.current_term, SnapshotStatus.REFUSED, reason=f"{self.node_id} {why}")
+        if request.term < state.current_term:
+            return InstallSnapshotReply(state.current_term, SnapshotStatus.REFUSED, reason="the sender's term is over")
+        self._accept_leader(request.term, request.leader)
+        return None
+
+    @trio.lowlevel.enable_ki_protection
+    def install_snapshot(self, snapshot: StoredSnapshot) -> None:
+        """A snapshot from a leader is visible: in one step it takes the place of the log that it covers (N8).
+
+        It does nothing if the commit index came as far meanwhile (N2).  Raises AssertionError unless this server is a
+        follower, and where the snapshot contradicts what is committed here.
+        """
+        saved = snapshot.meta.configuration
+        configuration = Configuration(voters=saved.voters, learners=saved.learners, index=saved.index)
+        installed = install_snapshot.install(self.state, snapshot.point, configuration)
+        if installed is not None:
+            position = self.journal.save_snapshot(snapshot.point, keep=installed.kept)
+            self.snapshots.note_installed(snapshot, kept_log=installed.kept, marker_position=position)
+            self._commit_or_disk_moved()
+
+    @trio.lowlevel.enable_ki_protection
+    def note_restored(self, index: LogIndex) -> None:
+        """The state machine was restored from a snapshot up to ``index``."""
+        self.note_applied(max(index, self.state.last_applied))
 
     @trio.lowlevel.enable_ki_protection
     def answer_heartbeat(self, request: Heartbeat) -> HeartbeatReply:
