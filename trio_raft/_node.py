@@ -319,7 +319,7 @@ class Node(Generic[CommandT, ResultT]):
             await self.barrier()
         elif consistency == "stale":
             # During a restore there is no state to look at.
-            await self.wait_for(lambda node: not node._server.snapshots.restore_due)
+            await self.wait_for(lambda _: not self._server.snapshots.restore_due)
         else:
             raise ValueError(f"consistency must be 'linearizable' or 'stale', not {consistency!r}")
         stopwatch = self._clock.stopwatch
