@@ -149,11 +149,8 @@ def restore_machine(machine: StateMachine[Any, Any], store: SnapshotStore, snaps
     """
     point, version = snapshot.point, snapshot.meta.state_version
     if version > machine.state_version:
-        raise IncompatibleVersion(
-            f"the state in {snapshot.name}, for {type(machine).__name__},",
-            found=version,
-            supported=machine.state_version,
-        )
+        what = f"the state in {snapshot.name}, for {type(machine).__name__},"
+        raise IncompatibleVersion(what, found=version, supported=machine.state_version)
     reader = store.read(snapshot)
     try:
         machine.restore(SavedState(point.index, point.term, version, reader.state()))

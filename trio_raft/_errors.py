@@ -142,9 +142,7 @@ class SnapshotCorrupt(RaftError):
     """
 
     def __init__(self, path: Path, *, offset: int, problem: str) -> None:
-        super().__init__(
-            f"snapshot {path} is damaged at byte {offset}: {problem}. Nothing was changed. Mend the disk or file system."
-        )
+        super().__init__(f"snapshot {path} is damaged at byte {offset}: {problem}. Nothing was changed. Mend the disk.")
         self.path = path
         self.offset = offset
         self.problem = problem

@@ -207,7 +207,7 @@ class SnapshotService:
             # It is the state of a majority, whoever leads by now; but a candidate's log must not change under it.
             while server.state.role is not Role.FOLLOWER:
                 await server.change_lot.park()
-            server.install_snapshot(stored)
+            self._snapshots.install(stored)
             self._receiver, self._key, self._snapshots.receiving = None, None, None
             await server.environment.run_blocking(
                 Lane.SNAPSHOT, self._snapshots.store.retain, self._snapshots.settings.keep

@@ -35,6 +35,7 @@ from trio_raft._errors import (
     leaves,
 )
 from trio_raft._events import ContactLost, ContactResumed, PeerLostData, ReplicationRestarted
+from trio_raft._follower import Follower
 from trio_raft._messages import (
     AppendEntries,
     AppendEntriesReply,
@@ -49,7 +50,7 @@ from trio_raft._rules import append_entries
 from trio_raft._rules.append_entries import BadReply, Outcome, ReadFirst
 from trio_raft._rules.progress import InFlight, Mode, ReplyMismatch
 from trio_raft._sending import send_snapshot
-from trio_raft._server import Follower, Server
+from trio_raft._server import Server
 from trio_raft._transport import Channel, ChannelBroken
 
 SMOOTHING = 0.2

@@ -20,11 +20,12 @@ import attrs
 from trio_raft._environment import Lane
 from trio_raft._errors import ProtocolError, SnapshotCorrupt, StorageError
 from trio_raft._events import SnapshotSending
+from trio_raft._follower import Follower
 from trio_raft._messages import InstallSnapshot, InstallSnapshotReply, Message, Purpose, SnapshotStatus
 from trio_raft._peers import dial_peer
 from trio_raft._records import Term
 from trio_raft._rules import install_snapshot
-from trio_raft._server import Follower, Server
+from trio_raft._server import Server
 from trio_raft._snapshots import Transfer
 from trio_raft._transport import Channel, ChannelBroken
 from trio_raft.abc import SnapshotReader, SnapshotStore, StoredSnapshot
@@ -36,8 +37,8 @@ PIECES_IN_FLIGHT = 4
 async def send_snapshot(server: Server, follower: Follower) -> None:
     """Bring a follower up by the newest snapshot; returns once it is installed, or the leadership is over.
 
-    Raises ChannelBroken, HandshakeRefused, ProtocolError and BadReply, after which the caller may try again, and goes on
-    where this ended; StorageError and SnapshotCorrupt, if this node's own snapshot cannot be read.
+    Raises ChannelBroken, HandshakeRefused, ProtocolError and BadReply, after which the caller may try again and goes
+    on where this ended; StorageError and SnapshotCorrupt, if this node's own snapshot cannot be read.
     """
     snapshot, reader = await _open(server, follower)
     try:

@@ -20,7 +20,6 @@ follower's side (``answer_…``), and what both share.
 
 import math
 
-import attrs
 import trio
 
 from trio_raft._config import Config
@@ -33,6 +32,7 @@ from trio_raft._events import (
     RoleChanged,
 )
 from trio_raft._first_start import FirstStart
+from trio_raft._follower import Follower
 from trio_raft._handshake import Handshake
 from trio_raft._journal import Journal
 from trio_raft._messages import (
@@ -49,36 +49,13 @@ from trio_raft._messages import (
     SnapshotStatus,
 )
 from trio_raft._records import Entry, EntryKind, LogIndex, Term, make_entry
-from trio_raft._rules import append_entries, install_snapshot, request_vote
-from trio_raft._rules.configuration import Configuration
+from trio_raft._rules import append_entries, request_vote
 from trio_raft._rules.progress import Progress
 from trio_raft._rules.reads import ReadRounds
 from trio_raft._rules.state import Role, State
 from trio_raft._snapshots import ServerSnapshots
 from trio_raft._tickets import Ticket
-from trio_raft.abc import StoredSnapshot, Transport
-
-
-@attrs.define(eq=False)
-class Follower:
-    """One other server during a leadership: its progress, and what the statistics say of it."""
-
-    id: ServerId
-    progress: Progress
-    ready: bool = True
-    """Did it answer the last heartbeat as one that may vote and acknowledge?"""
-    entries_sent: int = 0
-    bytes_sent: int = 0
-    failures: int = 0
-    """Failed attempts to replicate to it in this leadership."""
-    round_trip: float | None = None
-    """Seconds; a moving average over heartbeats."""
-    offered_snapshot: StoredSnapshot | None = None
-    """The snapshot that was last offered to it: an attempt after a failed one goes on with it, if it is still there."""
-    append_round_trip: float | None = None
-    """Seconds; a moving average over AppendEntries, the follower's disk included."""
-    window_lot: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
-    """Where the sender waits for room in the window."""
+from trio_raft.abc import Transport
 
 
 class Server:
@@ -108,6 +85,7 @@ class Server:
         journal.on_durable = self._note_durable
         journal.on_trouble = self.step_down
         self.snapshots = snapshots
+        snapshots.on_installed = self._note_installed
 
         self.first_start = first_start
         self.ready = first_start.done
@@ -137,7 +115,6 @@ class Server:
         self.heartbeat_lot = trio.lowlevel.ParkingLot()
         """Heartbeat tasks between two heartbeats; a read wakes them."""
         self.apply_lot = trio.lowlevel.ParkingLot()
-        snapshots.on_restore_due = self.apply_lot.unpark_all
         self.read_lot = trio.lowlevel.ParkingLot()
         """Reads that wait for a confirmation round or for their index to be applied."""
         self.room_lot = trio.lowlevel.ParkingLot()
@@ -296,20 +273,9 @@ class Server:
         self._accept_leader(request.term, request.leader)
         return None
 
-    @trio.lowlevel.enable_ki_protection
-    def install_snapshot(self, snapshot: StoredSnapshot) -> None:
-        """A snapshot from a leader is visible: in one step it takes the place of the log that it covers (N8).
-
-        It does nothing if the commit index came as far meanwhile (N2).  Raises AssertionError unless this server is a
-        follower, and where the snapshot contradicts what is committed here.
-        """
-        saved = snapshot.meta.configuration
-        configuration = Configuration(voters=saved.voters, learners=saved.learners, index=saved.index)
-        installed = install_snapshot.install(self.state, snapshot.point, configuration)
-        if installed is not None:
-            position = self.journal.save_snapshot(snapshot.point, keep=installed.kept)
-            self.snapshots.note_installed(snapshot, kept_log=installed.kept, marker_position=position)
-            self._commit_or_disk_moved()
+    def _note_installed(self) -> None:
+        self.apply_lot.unpark_all()
+        self.change_lot.unpark_all()
 
     @trio.lowlevel.enable_ki_protection
     def note_restored(self, index: LogIndex) -> None:

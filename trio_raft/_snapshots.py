@@ -21,7 +21,8 @@ from trio_raft._events import EventHub, LogCompacted, SnapshotInstalled, Snapsho
 from trio_raft._journal import Journal
 from trio_raft._messages import ServerId
 from trio_raft._records import LogIndex
-from trio_raft._rules.install_snapshot import compactable
+from trio_raft._rules import install_snapshot
+from trio_raft._rules.configuration import Configuration
 from trio_raft._rules.state import State
 from trio_raft.abc import SnapshotStore, StoredSnapshot
 
@@ -101,8 +102,8 @@ class ServerSnapshots:
         self.bytes_since = 0
         self.due_lot = trio.lowlevel.ParkingLot()
         """Where the task that takes snapshots waits for its time."""
-        self.on_restore_due: Callable[[], None] = lambda: None
-        """Called in the step in which an installed snapshot is to be restored."""
+        self.on_installed: Callable[[], None] = lambda: None
+        """Called in the step in which a snapshot took the place of the log, and is to be restored."""
         self._state = state
         self._journal = journal
         self._events = events
@@ -137,17 +138,24 @@ class ServerSnapshots:
             self.compact()
 
     @trio.lowlevel.enable_ki_protection
-    def note_installed(self, snapshot: StoredSnapshot, *, kept_log: bool, marker_position: int) -> None:
-        """A snapshot from the leader took the place of the log in memory, in this very step."""
+    def install(self, snapshot: StoredSnapshot) -> None:
+        """A snapshot from a leader is visible: in one step it takes the place of the log that it covers (N8).
+
+        It does nothing if the commit index came as far meanwhile (N2).  Raises AssertionError unless this server is a
+        follower, and where the snapshot contradicts what is committed here.
+        """
+        point, saved = snapshot.point, snapshot.meta.configuration
+        configuration = Configuration(voters=saved.voters, learners=saved.learners, index=saved.index)
+        installed = install_snapshot.install(self._state, point, configuration)
+        if installed is None:
+            return
+        self.marker_position = self._journal.save_snapshot(point, keep=installed.kept)
         self.installed += 1
-        self.marker_position = marker_position
         self.newest = snapshot
         self.entries_since = self.bytes_since = 0
-        self.restore_index = max(self.restore_index, snapshot.point.index)
-        self._events.publish(
-            SnapshotInstalled(snapshot.point.index, snapshot.point.term, snapshot.size, kept_log=kept_log)
-        )
-        self.on_restore_due()
+        self.restore_index = point.index
+        self._events.publish(SnapshotInstalled(point.index, point.term, snapshot.size, kept_log=installed.kept))
+        self.on_installed()
 
     @trio.lowlevel.enable_ki_protection
     def compact(self) -> None:
@@ -156,7 +164,7 @@ class ServerSnapshots:
             return
         log, settings = self._state.log, self.settings
         lowest = LogIndex(max(log.last_index - settings.pinned_entries, 0))
-        up_to = compactable(
+        up_to = install_snapshot.compactable(
             self.newest.point.index,
             trailing=settings.trailing_entries,
             pins=[max(pin, lowest) for pin in self.pins.values()],

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 
 import attrs
 
+from trio_raft._follower import Follower
 from trio_raft._journal import JournalStatistics
 from trio_raft._messages import ServerId
 from trio_raft._records import LogIndex, Term
 from trio_raft._rules.state import Role
-from trio_raft._server import Follower, Server
+from trio_raft._server import Server
 from trio_raft._snapshots import ServerSnapshots, Transfer
 
 

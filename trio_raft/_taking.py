@@ -1,8 +1,8 @@
 """Taking snapshots of this server's own state (paper section 7): by entries, by bytes, by time, or because asked.
 
-The state is captured on the event loop between two commands, so that it is of one moment, and quickly.  Then threads go
-through the capture and write it, a piece at a time, beside commands that are applied meanwhile.  Once the file is whole,
-synced, and has its name, the log may be cut (``_snapshots.py``).
+The state is captured on the event loop between two commands, so that it is of one moment, and quickly.  Then threads
+go through the capture and write it, a piece at a time, beside commands that are applied meanwhile.  Once the file is
+whole, synced, and has its name, the log may be cut (``_snapshots.py``).
 
 One snapshot is taken at a time.  Whoever asks while one is under way shares it if it was captured after the question;
 nobody waits for a task: ``take`` waits for state, and when the last who asked is cancelled, the work is given up.
