@@ -21,7 +21,7 @@ import trio
 from trio_raft._apply import Applier, command_type, defines_snapshots
 from trio_raft._config import Config
 from trio_raft._environment import Environment, real_environment
-from trio_raft._errors import NoLeader, ProposalDropped, leaves
+from trio_raft._errors import ConfigurationError, NoLeader, ProposalDropped, leaves
 from trio_raft._events import EventReceiver, LoopBlocked
 from trio_raft._leadership import confirm_applied, confirm_leadership, confirm_read_index
 from trio_raft._messages import ServerId
@@ -32,6 +32,7 @@ from trio_raft._services import Services
 from trio_raft._startup import MachineAbilities, Stores, listen, recover
 from trio_raft._statistics import Statistics, take_statistics, why_no_leader
 from trio_raft._storage.snapshots import FileSnapshotStore
+from trio_raft._storage.snapshots_memory import MemorySnapshotStore
 from trio_raft._storage.wal import FileLogStore
 from trio_raft._taking import Snapshotter
 from trio_raft._tcp import TCPTransport
@@ -76,7 +77,7 @@ async def open_node(
     codec: ValueCodec[CommandT] = ValueCodec(command_type(machine))
     environment = environment or real_environment()
     abilities = MachineAbilities(defines_snapshots(machine), machine.applied_index())
-    stores = _stores(config, log_store, snapshot_store)
+    stores = _stores(config, log_store, snapshot_store, supported=abilities.snapshots)
     try:
         transport = transport or TCPTransport()
         server = await recover(config, stores, abilities, transport, environment)
@@ -104,13 +105,21 @@ async def open_node(
         raise leaving
 
 
-def _stores(config: Config, log: LogStore[Any, Any, Any] | None, snapshots: SnapshotStore | None) -> Stores:
-    """The files of the data directory, but for what the caller brings."""
-    if log is None:
-        limits = config.limits
-        log = FileLogStore(
-            config.data_directory, segment_bytes=limits.segment_bytes, longest_batch=limits.largest_journal_batch
-        )
+def _stores(
+    config: Config, log: LogStore[Any, Any, Any] | None, snapshots: SnapshotStore | None, *, supported: bool
+) -> Stores:
+    """The files of the data directory, but for what the caller brings.
+
+    Raises ConfigurationError if the log would outlive its snapshots, without which a log that was cut is of no use.
+    """
+    if log is not None:
+        if snapshots is None and supported:
+            raise ConfigurationError("", "with a log_store of your own, pass the snapshot_store that belongs to it")
+        return Stores(log, snapshots or MemorySnapshotStore())
+    limits = config.limits
+    log = FileLogStore(
+        config.data_directory, segment_bytes=limits.segment_bytes, longest_batch=limits.largest_journal_batch
+    )
     return Stores(log, snapshots or FileSnapshotStore(config.data_directory))
 
 
