@@ -30,7 +30,7 @@ from trio_raft._messages import (
     RequestVote,
     ServerId,
 )
-from trio_raft._rules.append_entries import BadRequest
+from trio_raft._rules import append_entries, install_snapshot
 from trio_raft._server import Server
 from trio_raft._transport import Channel, ChannelBroken, accept, dial
 
@@ -109,7 +109,7 @@ class PeerService:
             else:
                 await self._serve_control(channel)
         # except* since these arrive in the group of the connection's nursery.
-        except* (ProtocolError, BadRequest) as group:
+        except* (ProtocolError, append_entries.BadRequest, install_snapshot.BadRequest) as group:
             problem = "; ".join(str(error) for error in leaves(group))
             self._server.events.publish(BadInput(channel.peer, problem))
         except* ChannelBroken:

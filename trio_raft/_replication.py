@@ -46,7 +46,7 @@ from trio_raft._messages import (
 )
 from trio_raft._peers import dial_peer
 from trio_raft._records import Entry, LogIndex, Term
-from trio_raft._rules import append_entries
+from trio_raft._rules import append_entries, install_snapshot
 from trio_raft._rules.append_entries import BadReply, Outcome, ReadFirst
 from trio_raft._rules.progress import InFlight, Mode, ReplyMismatch
 from trio_raft._sending import send_snapshot
@@ -141,7 +141,7 @@ class _Replication:
                 finally:
                     self._progress.become_probe()
                     await channel.drop()
-            except* (ChannelBroken, ProtocolError, BadReply, ReplyMismatch):
+            except* (ChannelBroken, ProtocolError, BadReply, install_snapshot.BadReply, ReplyMismatch):
                 self._follower.failures += 1
             if not in_doubt_only or self._progress.lost_data:
                 await self._clock.sleep(pause)

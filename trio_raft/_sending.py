@@ -214,8 +214,8 @@ class _Sending:
             if self._offset == self._snapshot.size:
                 await self._examine_own_file()
             raise ChannelBroken(follower.id, f"refused the snapshot: {message.reason}")
-        point = self._snapshot.point
-        install_snapshot.digest(server.state, follower.progress, point=point, reply=message, total=self._snapshot.size)
+        index, total = self._snapshot.point.index, self._snapshot.size
+        install_snapshot.digest(server.state, follower.progress, index=index, total=total, reply=message)
         follower.progress.last_append_contact = max(follower.progress.last_append_contact, sent_at)
         if message.status is SnapshotStatus.INSTALLED and follower.progress.counts_for_quorum:
             server.matches[follower.id] = follower.progress.match_index

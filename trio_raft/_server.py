@@ -280,7 +280,8 @@ class Server:
     @trio.lowlevel.enable_ki_protection
     def note_restored(self, index: LogIndex) -> None:
         """The state machine was restored from a snapshot up to ``index``."""
-        self.note_applied(max(index, self.state.last_applied))
+        self.state.restored(index)
+        self.note_applied(index)
 
     @trio.lowlevel.enable_ki_protection
     def answer_heartbeat(self, request: Heartbeat) -> HeartbeatReply:

@@ -146,7 +146,9 @@ class ServerSnapshots:
         """
         point, saved = snapshot.point, snapshot.meta.configuration
         configuration = Configuration(voters=saved.voters, learners=saved.learners, index=saved.index)
-        installed = install_snapshot.install(self._state, point, configuration)
+        installed = install_snapshot.install(
+            self._state, index=point.index, term=point.term, configuration=configuration
+        )
         if installed is None:
             return
         self.marker_position = self._journal.save_snapshot(point, keep=installed.kept)
@@ -168,7 +170,7 @@ class ServerSnapshots:
             self.newest.point.index,
             trailing=settings.trailing_entries,
             pins=[max(pin, lowest) for pin in self.pins.values()],
-            base=log.base_index,
+            base_index=log.base_index,
         )
         if up_to is not None:
             log.compact(up_to)

@@ -110,8 +110,13 @@ async def recover(
         known_incarnation=first_start.known_incarnation,
     )
     restore_index = _restore_index(machine, found.newest, recovered)
-    state = _recovered_state(config, bootstrap, recovered)
-    state.restored(commit_index=_known_committed(machine, found.newest), last_applied=_applied(machine, restore_index))
+    state = _recovered_state(
+        config,
+        bootstrap,
+        recovered,
+        commit_index=_known_committed(machine, found.newest),
+        last_applied=_applied(machine, restore_index),
+    )
     server = Server(
         config,
         state,
@@ -215,7 +220,9 @@ def _check_still_named(config: Config, known: Mapping[ServerId, Incarnation]) ->
         )
 
 
-def _recovered_state(config: Config, bootstrap: Bootstrap, recovered: Recovered) -> State:
+def _recovered_state(
+    config: Config, bootstrap: Bootstrap, recovered: Recovered, *, commit_index: LogIndex, last_applied: LogIndex
+) -> State:
     log = Log.recovered(
         base_index=recovered.base.index,
         base_term=recovered.base.term,
@@ -230,6 +237,8 @@ def _recovered_state(config: Config, bootstrap: Bootstrap, recovered: Recovered)
         configuration=Configuration(voters=tuple(bootstrap.members)),
         current_term=recovered.term,
         voted_for=recovered.voted_for,
+        commit_index=commit_index,
+        last_applied=last_applied,
     )
 
 
