@@ -65,6 +65,12 @@ class Transfer:
         return due
 
 
+def configuration_of(snapshot: StoredSnapshot) -> Configuration:
+    """The configuration that was in force at the snapshot's last entry (N6)."""
+    saved = snapshot.meta.configuration
+    return Configuration(voters=saved.voters, learners=saved.learners, index=saved.index)
+
+
 class ServerSnapshots:
     """The snapshots of one server."""
 
@@ -144,8 +150,7 @@ class ServerSnapshots:
         It does nothing if the commit index came as far meanwhile (N2).  Raises AssertionError unless this server is a
         follower, and where the snapshot contradicts what is committed here.
         """
-        point, saved = snapshot.point, snapshot.meta.configuration
-        configuration = Configuration(voters=saved.voters, learners=saved.learners, index=saved.index)
+        point, configuration = snapshot.point, configuration_of(snapshot)
         installed = install_snapshot.install(
             self._state, index=point.index, term=point.term, configuration=configuration
         )
