@@ -290,7 +290,8 @@ class SnapshotSending:
     level: ClassVar[int] = logging.INFO
 
     def __str__(self) -> str:
-        return f"snapshot {self.index} to {self.peer}: {self.sent} of {self.total} bytes, {self.bytes_per_second:.0f} a second"
+        rate = f"{self.bytes_per_second / 1e6:.1f} MB/s"
+        return f"snapshot {self.index} to {self.peer}: {self.sent} of {self.total} bytes, {rate}"
 
 
 @attrs.frozen
@@ -310,7 +311,8 @@ class SnapshotReceiving:
     level: ClassVar[int] = logging.INFO
 
     def __str__(self) -> str:
-        return f"snapshot {self.index} from {self.peer}: {self.received} of {self.total} bytes"
+        rate = f"{self.bytes_per_second / 1e6:.1f} MB/s"
+        return f"snapshot {self.index} from {self.peer}: {self.received} of {self.total} bytes, {rate}"
 
 
 @attrs.frozen

@@ -18,10 +18,10 @@ from typing import Any, Generic, Literal, TypeVar, cast
 
 import trio
 
-from trio_raft._apply import Applier, command_type
+from trio_raft._apply import Applier, command_type, defines_snapshots
 from trio_raft._config import Config
 from trio_raft._environment import Environment, real_environment
-from trio_raft._errors import NoLeader, ProposalDropped, leaves
+from trio_raft._errors import ConfigurationError, NoLeader, ProposalDropped, leaves
 from trio_raft._events import EventReceiver, LoopBlocked
 from trio_raft._leadership import confirm_applied, confirm_leadership, confirm_read_index
 from trio_raft._messages import ServerId
@@ -29,13 +29,16 @@ from trio_raft._records import LogIndex, Term
 from trio_raft._rules.state import Role
 from trio_raft._server import Server
 from trio_raft._services import Services
-from trio_raft._startup import listen, recover
+from trio_raft._startup import MachineAbilities, Stores, listen, recover
 from trio_raft._statistics import Statistics, take_statistics, why_no_leader
+from trio_raft._storage.snapshots import FileSnapshotStore
+from trio_raft._storage.snapshots_memory import MemorySnapshotStore
 from trio_raft._storage.wal import FileLogStore
+from trio_raft._taking import Snapshotter
 from trio_raft._tcp import TCPTransport
 from trio_raft._tickets import Ticket
 from trio_raft._values import ValueCodec
-from trio_raft.abc import LogStore, StateMachine, Transport
+from trio_raft.abc import LogStore, SnapshotStore, StateMachine, StoredSnapshot, Transport
 
 CommandT = TypeVar("CommandT")
 ResultT = TypeVar("ResultT")
@@ -54,6 +57,7 @@ async def open_node(
     machine: StateMachine[CommandT, ResultT],
     *,
     log_store: LogStore[Any, Any, Any] | None = None,
+    snapshot_store: SnapshotStore | None = None,
     transport: Transport | None = None,
     environment: Environment | None = None,
 ) -> AsyncIterator["Node[CommandT, ResultT]"]:
@@ -72,20 +76,19 @@ async def open_node(
     """
     codec: ValueCodec[CommandT] = ValueCodec(command_type(machine))
     environment = environment or real_environment()
-    store = log_store or FileLogStore(
-        config.data_directory,
-        segment_bytes=config.limits.segment_bytes,
-        longest_batch=config.limits.largest_journal_batch,
-    )
+    abilities = MachineAbilities(defines_snapshots(machine), machine.applied_index())
+    stores = _stores(config, log_store, snapshot_store, supported=abilities.snapshots)
     try:
         transport = transport or TCPTransport()
-        server = await recover(config, store, transport, environment)
+        server = await recover(config, stores, abilities, transport, environment)
         listeners = await listen(config, transport)
     except BaseException:
-        store.close()
+        stores.close()
         raise
-    services = Services(server, store, listeners, apply=Applier(server, machine, codec).run)
-    node = Node(server, services, machine, codec)
+    snapshotter = Snapshotter(server, machine)
+    applier = Applier(server, machine, codec)
+    services = Services(server, stores, listeners, apply=applier.run, take_snapshots=snapshotter.run)
+    node = Node(server, services, machine, codec, snapshotter)
     body_error: BaseException | None = None
     async with trio.open_nursery() as hidden:
         body_scope = trio.CancelScope()
@@ -100,6 +103,24 @@ async def open_node(
     leaving = _what_leaves(body_error, interruption, server.crash)
     if leaving is not None:
         raise leaving
+
+
+def _stores(
+    config: Config, log: LogStore[Any, Any, Any] | None, snapshots: SnapshotStore | None, *, supported: bool
+) -> Stores:
+    """The files of the data directory, but for what the caller brings.
+
+    Raises ConfigurationError if the log would outlive its snapshots, without which a log that was cut is of no use.
+    """
+    if log is not None:
+        if snapshots is None and supported:
+            raise ConfigurationError("", "with a log_store of your own, pass the snapshot_store that belongs to it")
+        return Stores(log, snapshots or MemorySnapshotStore())
+    limits = config.limits
+    log = FileLogStore(
+        config.data_directory, segment_bytes=limits.segment_bytes, longest_batch=limits.largest_journal_batch
+    )
+    return Stores(log, snapshots or FileSnapshotStore(config.data_directory))
 
 
 def _what_leaves(
@@ -117,6 +138,7 @@ async def serve_node(
     machine: StateMachine[CommandT, ResultT],
     *,
     log_store: LogStore[Any, Any, Any] | None = None,
+    snapshot_store: SnapshotStore | None = None,
     transport: Transport | None = None,
     environment: Environment | None = None,
     task_status: trio.TaskStatus["Node[CommandT, ResultT]"] = trio.TASK_STATUS_IGNORED,
@@ -125,7 +147,14 @@ async def serve_node(
 
     Returns after ``node.aclose()``; raises what ``open_node`` raises.
     """
-    async with open_node(config, machine, log_store=log_store, transport=transport, environment=environment) as node:
+    async with open_node(
+        config,
+        machine,
+        log_store=log_store,
+        snapshot_store=snapshot_store,
+        transport=transport,
+        environment=environment,
+    ) as node:
         task_status.started(node)
         await node.wait_closed()
 
@@ -139,7 +168,9 @@ class Node(Generic[CommandT, ResultT]):
         services: Services,
         machine: StateMachine[CommandT, ResultT],
         codec: ValueCodec[CommandT],
+        snapshotter: Snapshotter,
     ) -> None:
+        self._snapshotter = snapshotter
         self._server = server
         self._services = services
         self._clock = server.environment.clock
@@ -296,8 +327,8 @@ class Node(Generic[CommandT, ResultT]):
         if consistency == "linearizable":
             await self.barrier()
         elif consistency == "stale":
-            await trio.lowlevel.checkpoint()
-            self._server.check_open()
+            # During a restore there is no state to look at.
+            await self.wait_for(lambda _: not self._server.snapshots.restore_due)
         else:
             raise ValueError(f"consistency must be 'linearizable' or 'stale', not {consistency!r}")
         stopwatch = self._clock.stopwatch
@@ -341,6 +372,21 @@ class Node(Generic[CommandT, ResultT]):
         await trio.lowlevel.checkpoint()
         await self._wait_to_lead()
         await confirm_applied(self._server)
+
+    # ------------------------------------------------------------------------------------ snapshots
+
+    async def snapshot(self) -> StoredSnapshot:
+        """Take a snapshot of this server's state now, on any server, and cut the log behind it (paper section 7).
+
+        Returns the snapshot: ``point`` (index and term), ``size`` in bytes.  If nothing was applied since the newest
+        one, that is returned.  Raises SnapshotUnavailable (the machine defines no ``snapshot``, nothing was applied, or
+        writing failed; the old snapshot stays) and ``trio.ClosedResourceError``.
+
+        Cancelled: the half-written file is removed, unless others wait for it too; the old snapshot stays.
+        """
+        await trio.lowlevel.checkpoint()
+        self._server.check_open()
+        return await self._snapshotter.take()
 
     # ------------------------------------------------------------------------------------ waits
 

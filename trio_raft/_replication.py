@@ -8,6 +8,7 @@ silences the heartbeat:
   sender and a decoder that borrow the connection and keep several requests in flight.  The pipeline never repairs
   anything.  On any doubt (a rejection, an answer out of order, silence, a broken connection) it ends, the connection
   is dropped, and the probe dials anew and starts over from ``match_index + 1``.
+  Where the log no longer holds what the follower needs, the newest snapshot is sent first (``_sending.py``).
 * ``_heartbeat`` owns the control connection.  No disk and no batch stands before a heartbeat, on either side.
 
 Stopping needs nothing here: leaving the leadership, or removing the server, cancels the nursery.
@@ -24,8 +25,17 @@ import trio
 
 from trio_raft._codec import encode_frame
 from trio_raft._environment import draw_interval
-from trio_raft._errors import LogCorrupt, ProtocolError, StateMachineError, StorageError, error_text, leaves
+from trio_raft._errors import (
+    LogCorrupt,
+    ProtocolError,
+    SnapshotCorrupt,
+    StateMachineError,
+    StorageError,
+    error_text,
+    leaves,
+)
 from trio_raft._events import ContactLost, ContactResumed, PeerLostData, ReplicationRestarted
+from trio_raft._follower import Follower
 from trio_raft._messages import (
     AppendEntries,
     AppendEntriesReply,
@@ -36,10 +46,11 @@ from trio_raft._messages import (
 )
 from trio_raft._peers import dial_peer
 from trio_raft._records import Entry, LogIndex, Term
-from trio_raft._rules import append_entries
+from trio_raft._rules import append_entries, install_snapshot
 from trio_raft._rules.append_entries import BadReply, Outcome, ReadFirst
 from trio_raft._rules.progress import InFlight, Mode, ReplyMismatch
-from trio_raft._server import Follower, Server
+from trio_raft._sending import send_snapshot
+from trio_raft._server import Server
 from trio_raft._transport import Channel, ChannelBroken
 
 SMOOTHING = 0.2
@@ -67,6 +78,8 @@ class _Replication:
         """When the next heartbeat leaves, unless a read asks before."""
         self._reply_scope: trio.CancelScope | None = None
         """Expires when the oldest request in flight is overdue; only while a pipeline is open."""
+        self._pinned_until: LogIndex | None = None
+        """Until the follower has come so far, the log is kept for it behind the snapshot that it was sent."""
         self._process = ""
         """The boot id of the process at the other end of the replication connection."""
 
@@ -81,7 +94,7 @@ class _Replication:
             try:
                 async with trio.open_nursery():
                     await task()
-            except* (AssertionError, StorageError, LogCorrupt, StateMachineError):
+            except* (AssertionError, StorageError, LogCorrupt, SnapshotCorrupt, StateMachineError):
                 raise
             except* Exception as group:
                 problem = "; ".join(error_text(error) for error in leaves(group))
@@ -103,11 +116,19 @@ class _Replication:
 
     async def replicate(self) -> None:
         """Dial, probe, pipeline; again after a pause whenever the connection is lost."""
+        try:
+            await self._replicate()
+        finally:
+            self._server.snapshots.unpin(self._follower.id)
+
+    async def _replicate(self) -> None:
         pause = self._timeouts.retry_backoff
         while self._leads():
             # A mere mismatch needs no pause; a peer that cannot be reached, or cannot be counted, does.
             in_doubt_only = False
             try:
+                if self._needs_snapshot():
+                    await self._bring_up()
                 channel = await dial_peer(self._server, self._follower.id, Purpose.REPLICATION)
                 self._process = channel.peer_boot_id
                 try:
@@ -115,18 +136,32 @@ class _Replication:
                         pause = self._timeouts.retry_backoff
                         await self._pipeline(channel)
                         in_doubt_only = True
+                    else:
+                        in_doubt_only = self._needs_snapshot()
                 finally:
                     self._progress.become_probe()
                     await channel.drop()
-            except* (ChannelBroken, ProtocolError, BadReply, ReplyMismatch):
+            except* (ChannelBroken, ProtocolError, BadReply, install_snapshot.BadReply, ReplyMismatch):
                 self._follower.failures += 1
             if not in_doubt_only or self._progress.lost_data:
                 await self._clock.sleep(pause)
                 pause = min(2 * pause, self._timeouts.retry_backoff_cap)
+                if pause == self._timeouts.retry_backoff_cap:
+                    # It has been away for a while: the log is not kept for it any longer.
+                    self._server.snapshots.unpin(self._follower.id)
+
+    def _needs_snapshot(self) -> bool:
+        """Is the entry before the next one gone from the log, so that no request can be made (R9)?"""
+        return self._progress.next_index <= self._server.state.log.base_index
+
+    async def _bring_up(self) -> None:
+        """Send a snapshot; what follows it in the log stays there until the follower has caught up with it (N7)."""
+        await send_snapshot(self._server, self._follower)
+        self._pinned_until = self._server.state.log.last_index
 
     async def _probe(self, channel: Channel) -> bool:
         """Find where the logs agree, one request at a time; True once a request succeeded."""
-        while self._leads():
+        while self._leads() and not self._needs_snapshot():
             # One entry is enough to verify; a mismatch would throw a whole batch away.
             request = await self._make(max_entries=1)
             if request is None:
@@ -165,15 +200,18 @@ class _Replication:
         elif outcome is Outcome.ADVANCED and progress.counts_for_quorum:
             server.matches[follower.id] = progress.match_index
             server.advance_commit()
+            if self._pinned_until is not None and progress.match_index >= self._pinned_until:
+                self._pinned_until = None
+                server.snapshots.unpin(follower.id)
         return outcome
 
     async def _make(self, *, max_entries: int) -> AppendEntries | None:
         """The next request; entries that left memory are read back from the own log first.
 
-        None if the leadership ended meanwhile.
+        None if the leadership ended meanwhile, or the log was cut above what the follower needs.
         """
         entries: list[Entry] | None = None
-        while self._leads():
+        while self._leads() and not self._needs_snapshot():
             request = append_entries.make(
                 self._server.state,
                 self._progress,
@@ -220,7 +258,8 @@ class _Replication:
                 if request is None:
                     break
                 frames.append(self._put_in_flight(channel, request))
-            await channel.send_frames(b"".join(frames))
+            if frames:
+                await channel.send_frames(b"".join(frames))
         nursery.cancel_scope.cancel()
 
     def _put_in_flight(self, channel: Channel, request: AppendEntries) -> bytes:
@@ -258,9 +297,12 @@ class _Replication:
         return self._progress.window_open(requests=limits.pipeline_requests, size=limits.pipeline_bytes)
 
     async def _wait_for_work(self) -> bool:
-        """Park until there is something to send and room for it; False once the leadership is over."""
+        """Park until there is something to send and room for it.
+
+        False once the leadership is over, or the follower needs a snapshot.
+        """
         server, progress = self._server, self._progress
-        while self._leads():
+        while self._leads() and not self._needs_snapshot():
             if not self._has_room():
                 await self._follower.window_lot.park()
             elif self._has_work():

@@ -20,7 +20,6 @@ follower's side (``answer_…``), and what both share.
 
 import math
 
-import attrs
 import trio
 
 from trio_raft._config import Config
@@ -33,6 +32,7 @@ from trio_raft._events import (
     RoleChanged,
 )
 from trio_raft._first_start import FirstStart
+from trio_raft._follower import Follower
 from trio_raft._handshake import Handshake
 from trio_raft._journal import Journal
 from trio_raft._messages import (
@@ -40,38 +40,22 @@ from trio_raft._messages import (
     AppendEntriesReply,
     Heartbeat,
     HeartbeatReply,
+    InstallSnapshot,
+    InstallSnapshotReply,
     Rejection,
     RequestVote,
     RequestVoteReply,
     ServerId,
+    SnapshotStatus,
 )
 from trio_raft._records import Entry, EntryKind, LogIndex, Term, make_entry
 from trio_raft._rules import append_entries, request_vote
 from trio_raft._rules.progress import Progress
 from trio_raft._rules.reads import ReadRounds
 from trio_raft._rules.state import Role, State
+from trio_raft._snapshots import ServerSnapshots
 from trio_raft._tickets import Ticket
 from trio_raft.abc import Transport
-
-
-@attrs.define(eq=False)
-class Follower:
-    """One other server during a leadership: its progress, and what the statistics say of it."""
-
-    id: ServerId
-    progress: Progress
-    ready: bool = True
-    """Did it answer the last heartbeat as one that may vote and acknowledge?"""
-    entries_sent: int = 0
-    bytes_sent: int = 0
-    failures: int = 0
-    """Failed attempts to replicate to it in this leadership."""
-    round_trip: float | None = None
-    """Seconds; a moving average over heartbeats."""
-    append_round_trip: float | None = None
-    """Seconds; a moving average over AppendEntries, the follower's disk included."""
-    window_lot: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
-    """Where the sender waits for room in the window."""
 
 
 class Server:
@@ -88,6 +72,7 @@ class Server:
         transport: Transport,
         handshake: Handshake,
         events: EventHub,
+        snapshots: ServerSnapshots,
     ) -> None:
         self.config = config
         self.node_id: ServerId = config.node_id
@@ -99,6 +84,8 @@ class Server:
         self.events = events
         journal.on_durable = self._note_durable
         journal.on_trouble = self.step_down
+        self.snapshots = snapshots
+        snapshots.on_installed = self._note_installed
 
         self.first_start = first_start
         self.ready = first_start.done
@@ -270,6 +257,31 @@ class Server:
         if reply.success and reply.match_index > self.journal.durable_index:
             return reply, self.journal.position
         return reply, self.vote_position
+
+    @trio.lowlevel.enable_ki_protection
+    def hear_snapshot(self, request: InstallSnapshot) -> InstallSnapshotReply | None:
+        """A piece of a snapshot, or a question about one, has come: the reply if it is refused, None if it is welcome.
+
+        Like any message of a leader it keeps this server from campaigning, and a stale one changes nothing.
+        """
+        state = self.state
+        if not self.ready or not self.snapshots.supported:
+            why = "restores no snapshots: its state machine defines none" if self.ready else "may not acknowledge yet"
+            return InstallSnapshotReply(state.current_term, SnapshotStatus.REFUSED, reason=f"{self.node_id} {why}")
+        if request.term < state.current_term:
+            return InstallSnapshotReply(state.current_term, SnapshotStatus.REFUSED, reason="the sender's term is over")
+        self._accept_leader(request.term, request.leader)
+        return None
+
+    def _note_installed(self) -> None:
+        self.apply_lot.unpark_all()
+        self.change_lot.unpark_all()
+
+    @trio.lowlevel.enable_ki_protection
+    def note_restored(self, index: LogIndex) -> None:
+        """The state machine was restored from a snapshot up to ``index``."""
+        self.state.restored(index)
+        self.note_applied(index)
 
     @trio.lowlevel.enable_ki_protection
     def answer_heartbeat(self, request: Heartbeat) -> HeartbeatReply:
