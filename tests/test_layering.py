@@ -30,7 +30,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("_config", "abc", "_strict", "_codec", "_values", "_events", "_tickets", "_rules"),
     ("_rules.bootstrap", "_rules.configuration", "_rules.log", "_rules.progress"),
     ("_rules.state",),
-    ("_rules.request_vote", "_rules.append_entries", "_rules.reads"),
+    ("_rules.request_vote", "_rules.append_entries", "_rules.install_snapshot", "_rules.reads"),
     ("_journal", "_handshake", "_transport", "_tcp", "_storage", "_storage.*"),
     ("_first_start",),
     ("_server",),
