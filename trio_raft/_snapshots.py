@@ -17,13 +17,14 @@ import attrs
 import trio
 
 from trio_raft._config import Snapshots
-from trio_raft._events import EventHub, LogCompacted, SnapshotInstalled, SnapshotTaken
+from trio_raft._event_hub import EventHub
 from trio_raft._journal import Journal
 from trio_raft._messages import ServerId
 from trio_raft._records import LogIndex
 from trio_raft._rules import install_snapshot
 from trio_raft._rules.configuration import Configuration
 from trio_raft._rules.state import State
+from trio_raft._snapshot_events import LogCompacted, SnapshotInstalled, SnapshotTaken
 from trio_raft.abc import SnapshotStore, StoredSnapshot
 
 PROGRESS_INTERVAL = 1.0

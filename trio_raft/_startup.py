@@ -14,7 +14,8 @@ import trio
 from trio_raft._config import Config
 from trio_raft._environment import Environment, Lane
 from trio_raft._errors import ConfigurationError, LogCorrupt
-from trio_raft._events import EventHub, SnapshotIgnored, TornTailCut
+from trio_raft._event_hub import EventHub
+from trio_raft._events import TornTailCut
 from trio_raft._first_start import FirstStart
 from trio_raft._handshake import Handshake
 from trio_raft._journal import Journal
@@ -25,6 +26,7 @@ from trio_raft._rules.configuration import Configuration
 from trio_raft._rules.log import Log
 from trio_raft._rules.state import State
 from trio_raft._server import Server
+from trio_raft._snapshot_events import SnapshotIgnored
 from trio_raft._snapshots import ServerSnapshots, configuration_of
 from trio_raft.abc import (
     LogStore,

@@ -13,7 +13,8 @@ import trio
 from trio_raft._codec import Frame
 from trio_raft._config import Config, Limits, Timeouts
 from trio_raft._environment import Environment
-from trio_raft._events import Event, EventReceiver
+from trio_raft._event_hub import EventReceiver
+from trio_raft._events import Event
 from trio_raft._handshake import Handshake
 from trio_raft._messages import (
     AppendEntries,
