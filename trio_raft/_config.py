@@ -188,8 +188,7 @@ class Limits:
 
 @attrs.frozen(kw_only=True)
 class Snapshots:
-    """When the state of a machine that defines ``snapshot`` and ``restore`` is written down, and how it travels.  Each
-    trigger is off at 0."""
+    """When a state that can be restored is written down, and how it travels.  Each of the triggers is off at 0."""
 
     threshold_entries: int = 100_000
     """Take one when so many entries were applied since the last."""
