@@ -43,7 +43,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 )
 
 # Handed to open_node, so nothing below it may choose one. `_storage.files` is the seam they stand on.
-CONCRETE = ("_storage.memory", "_storage.wal", "_tcp")
+CONCRETE = ("_storage.memory", "_storage.wal", "_storage.snapshots", "_storage.snapshots_memory", "_tcp")
 
 # The rules are arithmetic on state: they know the vocabulary, and nothing that could wait, draw or write.
 RULES_MAY_IMPORT_OWN = ("_errors", "_records", "_messages", "_config", "_rules", "_rules.*")

@@ -11,12 +11,12 @@ The map.  Pure rules decide, one journal makes decisions durable, tasks in nurse
     _peers           connections, both ends: dialling, and answering what comes in
     _server          one server from inside: ``transition``, and the answer to every RPC; with _first_start, _tickets
     _journal         the ordered queue to the disk: group commit, wait_durable
-    _storage/        wal, the segmented write-ahead log; memory; files, the operations they need
+    _storage/        wal, the segmented write-ahead log; snapshots; both in memory; files, the operations they need
     _transport       channels over trio streams; _handshake; _tcp
     _rules/          the paper, synchronous and pure: state, log, configuration, progress, request_vote,
                      append_entries, reads, bootstrap
     _codec, _values  bytes of messages, and of commands
-    abc              what you may supply: StateMachine, LogStore, Transport
+    abc              what you may supply: StateMachine, LogStore, SnapshotStore, Transport
     _config, _events, _errors, _messages, _records, _environment
 
 Nothing imports upward.  Two routes to read along:
@@ -89,6 +89,8 @@ from trio_raft._messages import LogIndex, ServerId, Term
 from trio_raft._node import Node, open_node, serve_node
 from trio_raft._statistics import PeerStatistics, Statistics
 from trio_raft._storage.memory import MemoryLogStore
+from trio_raft._storage.snapshots import FileSnapshotStore
+from trio_raft._storage.snapshots_memory import MemorySnapshotStore
 from trio_raft._storage.wal import FileLogStore
 from trio_raft._tcp import TCPTransport
 from trio_raft._tickets import Ticket
@@ -113,6 +115,7 @@ __all__ = [
     "Event",
     "EventReceiver",
     "FileLogStore",
+    "FileSnapshotStore",
     "HandshakeRefused",
     "IncarnationRefused",
     "IncompatibleVersion",
@@ -125,6 +128,7 @@ __all__ = [
     "LogStore",
     "LoopBlocked",
     "MemoryLogStore",
+    "MemorySnapshotStore",
     "NoLeader",
     "Node",
     "NodeStopped",
