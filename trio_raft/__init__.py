@@ -96,6 +96,8 @@ from trio_raft._snapshot_events import (
 )
 from trio_raft._statistics import PeerStatistics, Statistics
 from trio_raft._storage.memory import MemoryLogStore
+from trio_raft._storage.snapshots import FileSnapshotStore
+from trio_raft._storage.snapshots_memory import MemorySnapshotStore
 from trio_raft._storage.wal import FileLogStore
 from trio_raft._tcp import TCPTransport
 from trio_raft._tickets import Ticket
@@ -120,6 +122,7 @@ __all__ = [
     "Event",
     "EventReceiver",
     "FileLogStore",
+    "FileSnapshotStore",
     "HandshakeRefused",
     "IncarnationRefused",
     "IncompatibleVersion",
@@ -132,6 +135,7 @@ __all__ = [
     "LogStore",
     "LoopBlocked",
     "MemoryLogStore",
+    "MemorySnapshotStore",
     "NoLeader",
     "Node",
     "NodeStopped",
