@@ -31,7 +31,16 @@ from trio_raft._server import Server
 from trio_raft._startup import recover
 from trio_raft._storage.memory import MemoryLogStore, MemoryPlan
 from trio_raft._transport import Channel, ChannelBroken, accept, dial
-from trio_raft.abc import Append, JournalItem, LogStore, Recovered, SaveBootstrap, SaveVote, StoreIdentity
+from trio_raft.abc import (
+    Append,
+    JournalItem,
+    LogStore,
+    Recovered,
+    SaveBootstrap,
+    SaveVote,
+    SnapshotPoint,
+    StoreIdentity,
+)
 from trio_raft.testing._environment import VirtualLanes, test_environment
 from trio_raft.testing._network import MemoryNetwork
 
@@ -77,8 +86,8 @@ class StoreUnderControl(LogStore[MemoryPlan, tuple[Entry, ...], str]):
         self.reads: list[tuple[LogIndex, LogIndex]] = []
         self.closed = False
 
-    def open(self, identity: StoreIdentity, *, memory_bytes: int) -> Recovered:
-        return self.inner.open(identity, memory_bytes=memory_bytes)
+    def open(self, identity: StoreIdentity, *, memory_bytes: int, snapshot: SnapshotPoint | None = None) -> Recovered:
+        return self.inner.open(identity, memory_bytes=memory_bytes, snapshot=snapshot)
 
     def plan(self, batch: Sequence[JournalItem]) -> MemoryPlan | None:
         return self.inner.plan(batch) if self.has_room else None
