@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--size", type=int, help="members, in place of a drawn number")
         command.add_argument("--faults", metavar="KIND,…", help=f"only these, or none. Known: {', '.join(FAULTS)}")
         command.add_argument("--ruined", type=int, help="members whose disks may be wiped or damaged for good")
+        command.add_argument("--snapshots", choices=("on", "off"), help="in every run, or in none; default: drawn")
     commands.add_parser("work", help="run what comes from standard input; for the other commands").set_defaults(
         command=_work
     )
@@ -116,7 +117,12 @@ def _wishes(options: argparse.Namespace, seed: int) -> Wishes:
         named = (word.strip() for word in options.faults.split(","))
         faults = tuple(word for word in named if word not in ("", "none"))
     wishes = Wishes(
-        seconds=options.seconds, profile=options.profile, size=options.size, faults=faults, ruined=options.ruined
+        seconds=options.seconds,
+        profile=options.profile,
+        size=options.size,
+        faults=faults,
+        ruined=options.ruined,
+        snapshots=None if options.snapshots is None else options.snapshots == "on",
     )
     try:
         draw_plan(seed, wishes)

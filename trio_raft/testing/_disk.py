@@ -69,6 +69,8 @@ class _Fault:
     """How often it will still happen; None: for ever."""
     part: float
     """How much of a write reaches the file before it fails."""
+    prefix: str
+    """Of the names of the files that it is about."""
 
 
 class SimDisk:
@@ -81,6 +83,8 @@ class SimDisk:
         """Every operation that changes or secures something, as it happened."""
         self.injected: dict[str, int] = {}
         """Kind of fault → how often it happened, on this disk and on those that it came from."""
+        self.name_changes = 0
+        """Grows whenever a name is created, renamed or removed, and whenever that becomes durable."""
         self._files: dict[Path, File] = {}
         self._durable_names: dict[Path, File] = {}
         self._directories: set[Path] = set()
@@ -100,12 +104,13 @@ class SimDisk:
         """Operation ``number``, counted from 0 over the disk's whole life, and all after it raise PowerCut."""
         self._cut_at = number
 
-    def fail(self, operation: str, number: int, *, times: int | None = 1, part: float = 0.0) -> None:
+    def fail(self, operation: str, number: int, *, times: int | None = 1, part: float = 0.0, prefix: str = "") -> None:
         """Let the next ``times`` operations of this kind fail with this ``errno``; None: all from now on.
 
-        ``part``: how much of a write, 0 to 1, reaches the file before it fails.
+        ``part``: how much of a write, 0 to 1, reaches the file before it fails.  ``prefix``: only on files, or in
+        directories, whose names begin so.
         """
-        self._faults.append(_Fault(operation, number, times, part))
+        self._faults.append(_Fault(operation, number, times, part, prefix))
 
     def mend(self) -> None:
         """No more faults."""
@@ -227,6 +232,18 @@ class SimDisk:
         file = self._durable_names.get(path)
         return b"" if file is None else bytes(file.durable[offset : offset + size])
 
+    def durable_file(self, path: Path) -> File | None:
+        """The file that is certain to have this name after a power cut."""
+        return self._durable_names.get(path)
+
+    def durable_names(self, directory: Path) -> list[str]:
+        """Names that are certain to be there after a power cut, in order."""
+        return sorted(path.name for path in self._durable_names if path.parent == directory)
+
+    def exists(self, path: Path) -> bool:
+        """Is there such a file now?"""
+        return path in self._files
+
     def overwrite(self, path: Path, content: bytes) -> None:
         """Exchange a file's contents, durably: damage, or another program's doing."""
         self._files[path] = File(bytearray(content), bytearray(content))
@@ -265,7 +282,7 @@ class SimDisk:
         if path in self._files:
             raise FileExistsError(errno.EEXIST, "File exists", str(path))
         file = self._files[path] = File()
-        self._pending_names.append(Name(Unit(path, "create"), file, *self._touch()))
+        self._rename(Name(Unit(path, "create"), file, *self._touch()))
         return self._descriptor(file, path)
 
     def open(self, path: Path, *, write: bool) -> int:
@@ -296,7 +313,7 @@ class SimDisk:
             others = sum(len(each.visible) for each in self._every_file() if each is not file)
             room = self.capacity - others - offset
             if len(data) > room and offset + len(data) > len(file.visible):
-                fault, done = _Fault("write", errno.ENOSPC, 1, 0.0), max(0, room)
+                fault, done = _Fault("write", errno.ENOSPC, 1, 0.0, ""), max(0, room)
                 self._count("disk full")
         if done:
             self._write(file, path, data[:done], offset)
@@ -319,13 +336,13 @@ class SimDisk:
             raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
         file = self._files[target] = self._files.pop(path)
         made = Name(Unit(target, "create"), file, *self._touch())
-        self._pending_names += [made, Name(Unit(path, "remove"), file, *self._touch(), only_after=made)]
+        self._rename(made, Name(Unit(path, "remove"), file, *self._touch(), only_after=made))
 
     def remove(self, path: Path) -> None:
         self._begin("remove", path)
         if path not in self._files:
             raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
-        self._pending_names.append(Name(Unit(path, "remove"), self._files.pop(path), *self._touch()))
+        self._rename(Name(Unit(path, "remove"), self._files.pop(path), *self._touch()))
 
     # ------------------------------------------------------------------------- inside
 
@@ -336,7 +353,7 @@ class SimDisk:
         if counts:
             self.operations.append(f"{operation} {path.name}")
         for fault in self._faults:
-            if fault.operation == operation:
+            if fault.operation == operation and path.name.startswith(fault.prefix):
                 self._count(f"{operation} error")
                 if fault.times is not None:
                     fault.times -= 1
@@ -361,6 +378,10 @@ class SimDisk:
     def _every_file(self) -> Iterator[File]:
         yield from self._files.values()
         yield from (file for path, file in self._durable_names.items() if path not in self._files)
+
+    def _rename(self, *names: Name) -> None:
+        self._pending_names += names
+        self.name_changes += 1
 
     def _touch(self) -> tuple[Call | None, int]:
         """The call that an operation belongs to, and its rank in it."""
@@ -389,6 +410,7 @@ class SimDisk:
         for name in barrier.names:
             if name in self._pending_names:
                 self._pending_names.remove(name)
+                self.name_changes += 1
                 if name.unit.what == "create":
                     self._durable_names[name.unit.path] = name.file
                 else:

@@ -126,9 +126,9 @@ def _promises(nemesis: Nemesis, victim: str) -> tuple[int, int] | None:
 
 async def bit_flip(nemesis: Nemesis) -> None:
     """A bit of a member's disk flips; it must notice when it starts, or when it reads it."""
-    victim = _choose_ruin(nemesis)
+    victim = choose_ruin(nemesis)
     # The first start needs every member: one that refuses its disk for ever would hold it up for ever.
-    if victim is None or not _is_settled_without(nemesis, victim):
+    if victim is None or not is_settled_without(nemesis, victim):
         return
     member = nemesis.member(victim)
     with nemesis.claim(victim):
@@ -143,20 +143,20 @@ async def bit_flip(nemesis: Nemesis) -> None:
 
 async def wiped_disk(nemesis: Nemesis) -> None:
     """A member comes back with an empty directory."""
-    victim = _choose_ruin(nemesis)
+    victim = choose_ruin(nemesis)
     if victim is not None:
         with nemesis.claim(victim):
             nemesis.begin("wiped disk", victim)
             await nemesis.cluster.restart(victim, disk="wiped")
 
 
-def _choose_ruin(nemesis: Nemesis) -> str | None:
+def choose_ruin(nemesis: Nemesis) -> str | None:
     """A free member, if one more may be lost for good."""
     ruined = [member for member in nemesis.cluster.members.values() if member.excuse]
     return nemesis.victim() if len(ruined) < nemesis.plan.ruined else None
 
 
-def _is_settled_without(nemesis: Nemesis, victim: str) -> bool:
+def is_settled_without(nemesis: Nemesis, victim: str) -> bool:
     """Is the first configuration settled on a majority of members, this one not counted?"""
     settled = [server for server in nemesis.cluster.servers() if server.ready and server.node_id != victim]
     return 2 * len(settled) > len(nemesis.cluster.ids)

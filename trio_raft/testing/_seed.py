@@ -24,18 +24,19 @@ from trio_raft.testing._determinism import divide, run
 from trio_raft.testing._disk import PowerCut
 from trio_raft.testing._disk_faults import DISK_FAULTS
 from trio_raft.testing._failures import SimulationFailed
-from trio_raft.testing._healing import heal_and_prove
+from trio_raft.testing._healing import heal_and_prove, obliged
 from trio_raft.testing._linearizability import check_linearizable
 from trio_raft.testing._link_faults import LINK_FAULTS
 from trio_raft.testing._mutants import MUTANTS
 from trio_raft.testing._nemesis import Nemesis
 from trio_raft.testing._node_faults import NODE_FAULTS
 from trio_raft.testing._running import running_cluster
+from trio_raft.testing._snapshot_faults import SNAPSHOT_FAULTS
 from trio_raft.testing._swarm import Plan, Wishes, draw_plan
 from trio_raft.testing._trace import Trace
 from trio_raft.testing._workload import LocalReader, Shelf, Worker, work
 
-STRIKES = NODE_FAULTS | LINK_FAULTS | DISK_FAULTS
+STRIKES = NODE_FAULTS | LINK_FAULTS | DISK_FAULTS | SNAPSHOT_FAULTS
 """Every kind of fault, by its name."""
 
 SEARCH_STEPS = 300_000
@@ -152,6 +153,7 @@ class _Run:
         nemesis.calm()
         await heal_and_prove(cluster)
         cluster.invariants.finish()
+        self._compare_states(cluster)
         reader = make_worker("reader")
         for key in plan.workload.names:
             await reader.read(key, within=FINAL_READ_SECONDS)
@@ -166,6 +168,15 @@ class _Run:
             history=cluster.history,
             count=self.counter.add,
         )
+
+    def _compare_states(self, cluster: Cluster[Any, Any]) -> None:
+        """The same commands, and snapshots of their effect, have led to the same state everywhere."""
+        shelves = {node_id: cluster.machines[node_id] for node_id in obliged(cluster)}
+        first_id, first = next(iter(shelves.items()))
+        for node_id, shelf in shelves.items():
+            if shelf != first:
+                problem = f"{first_id} and {node_id} have applied the same entries, but their states differ"
+                raise SimulationFailed(self.plan.seed, problem)
 
     def _check_history(self, cluster: Cluster[Any, Any]) -> None:
         self.trace.note("kit", "the clients' history:\n" + cluster.history.describe())

@@ -8,17 +8,18 @@ House rule: a client records what it asked and what it was told, and judges noth
 """
 
 import itertools
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import partial
 from typing import Any, Literal
 
 import attrs
+import msgpack
 import trio
 
 from trio_raft._environment import Clock
 from trio_raft._errors import LeadershipLost, Rejected
 from trio_raft._node import Node
-from trio_raft.abc import Committed, StateMachine
+from trio_raft.abc import Committed, SavedState, StateMachine
 from trio_raft.testing._client import NOT_TAKEN, Client
 from trio_raft.testing._determinism import Random
 from trio_raft.testing._failures import Unanswered
@@ -36,6 +37,9 @@ FILLINGS = (0, 1, 255)
 
 LOCAL_PAUSE_SECONDS = 0.5
 """Between two reads of a program beside a member, on average."""
+
+PIECE_BYTES = 1000
+"""Of the state, in a snapshot."""
 
 KEY_REFUSED = "refused"
 """Commands on this key are refused by every machine, and change nothing."""
@@ -99,6 +103,20 @@ class Shelf(StateMachine[Add | Set | Swap | Remove, bool]):
             case Remove(key):
                 self.values.pop(key, None)
         return True
+
+    def snapshot(self) -> Iterator[bytes]:
+        # Encoded here and now: what comes later must not show.
+        state = msgpack.packb({"lists": self.lists, "values": self.values})
+        return (state[start : start + PIECE_BYTES] for start in range(0, len(state), PIECE_BYTES))
+
+    def restore(self, state: SavedState) -> None:
+        found = msgpack.unpackb(b"".join(state))
+        self.lists, self.values = found["lists"], found["values"]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Shelf) and (self.lists, self.values) == (other.lists, other.values)
+
+    __hash__ = None  # type: ignore[assignment]  # it changes
 
 
 @attrs.frozen(kw_only=True)
