@@ -24,9 +24,10 @@ from trio_raft._errors import (
     StorageError,
     error_text,
 )
-from trio_raft._events import LoopBlocked, StateRestored
+from trio_raft._events import LoopBlocked
 from trio_raft._records import Entry, EntryKind, LogIndex
 from trio_raft._server import Server
+from trio_raft._snapshot_events import StateRestored
 from trio_raft._tickets import Ticket
 from trio_raft._values import ValueCodec
 from trio_raft.abc import Committed, SavedState, SnapshotStore, StateMachine, StoredSnapshot

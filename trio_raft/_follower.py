@@ -7,6 +7,9 @@ from trio_raft._messages import ServerId
 from trio_raft._rules.progress import Progress
 from trio_raft.abc import StoredSnapshot
 
+SMOOTHING = 0.2
+"""Weight of the newest round trip in the moving averages of the statistics."""
+
 
 @attrs.define(eq=False)
 class Follower:
@@ -28,3 +31,15 @@ class Follower:
     """Seconds; a moving average over AppendEntries, the follower's disk included."""
     window_lot: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
     """Where the sender waits for room in the window."""
+
+    def note_round_trip(self, seconds: float) -> None:
+        """A heartbeat was answered."""
+        self.round_trip = _smooth(self.round_trip, seconds)
+
+    def note_append_round_trip(self, seconds: float) -> None:
+        """An AppendEntries was answered."""
+        self.append_round_trip = _smooth(self.append_round_trip, seconds)
+
+
+def _smooth(average: float | None, newest: float) -> float:
+    return newest if average is None else average + SMOOTHING * (newest - average)

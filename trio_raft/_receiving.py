@@ -19,13 +19,13 @@ import trio
 
 from trio_raft._environment import Lane
 from trio_raft._errors import RaftError, error_text, leaves
-from trio_raft._events import SnapshotFailed, SnapshotReceiving
 from trio_raft._messages import InstallSnapshot, InstallSnapshotReply, SnapshotStatus
 from trio_raft._records import LogIndex, Term
 from trio_raft._rules import install_snapshot
 from trio_raft._rules.install_snapshot import Verdict
 from trio_raft._rules.state import Role
 from trio_raft._server import Server
+from trio_raft._snapshot_events import SnapshotFailed, SnapshotReceiving
 from trio_raft._snapshots import Transfer
 from trio_raft.abc import SnapshotReceiver
 
@@ -58,10 +58,14 @@ class SnapshotService:
 
         Raises BadRequest for what no leader sends.
         """
-        refusal = self._server.hear_snapshot(request)
-        if refusal is not None:
-            return refusal
-        if install_snapshot.accept(self._server.state, request) is Verdict.ALREADY:
+        server = self._server
+        if not server.ready or not self._snapshots.supported:
+            why = "defines no restore in its state machine" if server.ready else "may not acknowledge yet"
+            return self._reply(SnapshotStatus.REFUSED, reason=f"{server.node_id} {why}")
+        if request.term < server.state.current_term:
+            return install_snapshot.stale(server.state)
+        server.accept_leader(request.term, request.leader)
+        if install_snapshot.accept(server.state, request) is Verdict.ALREADY:
             return await self._already(request)
         key = (request.last_included_index, request.last_included_term, request.digest, request.total)
         if not request.data:

@@ -9,14 +9,14 @@ silences the heartbeat:
   anything.  On any doubt (a rejection, an answer out of order, silence, a broken connection) it ends, the connection
   is dropped, and the probe dials anew and starts over from ``match_index + 1``.
   Where the log no longer holds what the follower needs, the newest snapshot is sent first (``_sending.py``).
-* ``_heartbeat`` owns the control connection.  No disk and no batch stands before a heartbeat, on either side.
+* the heartbeat (``_heartbeat.py``) owns the control connection: no disk and no batch stands before it.
 
 Stopping needs nothing here: leaving the leadership, or removing the server, cancels the nursery.
 
 House rules: a leader's term is a constant, captured when the leadership began.  After every await ask ``_leads()``;
 contact is dated by when the answered request was *sent*.
 
-Reading order: ``replicate_to``, ``_replicate``, ``_probe``, ``_pipeline`` (sender, decoder), ``_heartbeat``.
+Reading order: ``replicate_to``, ``_replicate``, ``_probe``, ``_pipeline`` (sender, decoder).
 """
 
 from collections.abc import Awaitable, Callable
@@ -34,13 +34,12 @@ from trio_raft._errors import (
     error_text,
     leaves,
 )
-from trio_raft._events import ContactLost, ContactResumed, PeerLostData, ReplicationRestarted
+from trio_raft._events import PeerLostData, ReplicationRestarted
 from trio_raft._follower import Follower
+from trio_raft._heartbeat import Heart
 from trio_raft._messages import (
     AppendEntries,
     AppendEntriesReply,
-    Heartbeat,
-    HeartbeatReply,
     Message,
     Purpose,
 )
@@ -51,17 +50,15 @@ from trio_raft._rules.append_entries import BadReply, Outcome, ReadFirst
 from trio_raft._rules.progress import InFlight, Mode, ReplyMismatch
 from trio_raft._sending import send_snapshot
 from trio_raft._server import Server
-from trio_raft._transport import Channel, ChannelBroken
-
-SMOOTHING = 0.2
-"""Weight of the newest round trip in the moving averages of the statistics."""
+from trio_raft._transport import Channel, ChannelBroken, unanswered
 
 
 async def replicate_to(server: Server, follower: Follower) -> None:
     """Everything that a leader does for one follower; runs until it is cancelled or the leadership is over."""
     replication = _Replication(server, follower)
     async with trio.open_nursery() as nursery:
-        for task, name in ((replication.replicate, "replicate"), (replication.heartbeat, "heartbeat")):
+        heart = Heart(server, follower, on_process=replication.end_pipeline_to_another_process)
+        for task, name in ((replication.replicate, "replicate"), (heart.run, "heartbeat")):
             nursery.start_soon(replication.supervise, task, name, name=f"{name}[{follower.id}]")
 
 
@@ -74,8 +71,6 @@ class _Replication:
         self._term: Term = server.state.current_term
         self._follower = follower
         self._progress = follower.progress
-        self._beat_due = 0.0
-        """When the next heartbeat leaves, unless a read asks before."""
         self._reply_scope: trio.CancelScope | None = None
         """Expires when the oldest request in flight is overdue; only while a pipeline is open."""
         self._pinned_until: LogIndex | None = None
@@ -103,14 +98,6 @@ class _Replication:
             self._server.events.publish(ReplicationRestarted(self._follower.id, name, problem))
             await self._clock.sleep(pause)
             pause = min(2 * pause, self._timeouts.retry_backoff_cap)
-
-    async def _answer_within(self, seconds: float, channel: Channel, request: Message) -> Message:
-        with self._clock.move_on_after(seconds):
-            return await channel.request(request)
-        raise self._unanswered(seconds)
-
-    def _unanswered(self, seconds: float) -> ChannelBroken:
-        return ChannelBroken(self._follower.id, f"no answer within {seconds} s")
 
     # ------------------------------------------------------------------------------------ replicate
 
@@ -167,7 +154,7 @@ class _Replication:
             if request is None:
                 return False
             sent_at = self._clock.now()
-            reply = await self._answer_within(self._timeouts.request_timeout, channel, request)
+            reply = await channel.request_within(self._timeouts.request_timeout, request)
             if not self._leads():
                 return False
             outcome = self._digest(reply, request, sent_at)
@@ -193,7 +180,7 @@ class _Replication:
         if outcome is Outcome.NOT_READY:
             return outcome
         progress.last_append_contact = max(progress.last_append_contact, sent_at)
-        follower.append_round_trip = _smooth(follower.append_round_trip, self._clock.now() - sent_at)
+        follower.note_append_round_trip(self._clock.now() - sent_at)
         if outcome is Outcome.LOST_DATA:
             if server.matches.pop(follower.id, None) is not None:
                 server.events.publish(PeerLostData(follower.id, progress.match_index))
@@ -238,9 +225,9 @@ class _Replication:
                 await self._decode(channel)
                 nursery.cancel_scope.cancel()
         if self._reply_scope.cancelled_caught:
-            raise self._unanswered(self._timeouts.request_timeout)
+            raise unanswered(self._follower.id, self._timeouts.request_timeout)
 
-    def _end_pipeline_to_another_process(self, process: str) -> None:
+    def end_pipeline_to_another_process(self, process: str) -> None:
         """The follower was started anew, and a machine that lost its power has not said so on this connection.
 
         With nothing to send that would never be noticed, and the follower not learn how far the log is committed.
@@ -337,83 +324,3 @@ class _Replication:
                     return
             self._watch_reply(progress.in_flight[0].sent_at if progress.in_flight else float("inf"))
             self._follower.window_lot.unpark_all()
-
-    # ------------------------------------------------------------------------------------ heartbeat
-
-    async def heartbeat(self) -> None:
-        """Be heard: every drawn interval, or at once when a read asks for a confirmation round."""
-        failures = 0
-        silent_since: float | None = None
-        while self._leads():
-            problem = ""
-            try:
-                channel = await dial_peer(self._server, self._follower.id, Purpose.CONTROL)
-                self._end_pipeline_to_another_process(channel.peer_boot_id)
-                try:
-                    while await self._beat(channel):
-                        failures = 0
-                        if silent_since is not None:
-                            silence = self._clock.now() - silent_since
-                            self._server.events.publish(ContactResumed(self._follower.id, silence))
-                            silent_since = None
-                        await self._wait_for_beat()
-                finally:
-                    await channel.drop()
-            except (ChannelBroken, ProtocolError) as error:
-                problem = error.reason
-            if self._leads():
-                if silent_since is None:
-                    silent_since = self._progress.last_contact
-                    self._server.events.publish(ContactLost(self._follower.id, problem))
-                await self._back_off(failures)
-                failures += 1
-
-    async def _beat(self, channel: Channel) -> bool:
-        """One round trip; False once the leadership is over."""
-        server = self._server
-        if not self._leads():
-            return False
-        sent_at = self._clock.now()
-        # From the sending on: on a slow network the round trip is part of the interval, and contact stays young.
-        self._beat_due = sent_at + draw_interval(server.environment, self._timeouts.heartbeat_interval)
-        request = Heartbeat(self._term, server.node_id, server.reads.sent())
-        reply = await self._answer_within(self._timeouts.heartbeat_timeout / 2, channel, request)
-        if not isinstance(reply, HeartbeatReply):
-            raise ProtocolError(channel.peer, f"answered a Heartbeat with {type(reply).__name__}")
-        if not self._leads():
-            return False
-        if reply.term > self._term:
-            server.adopt_term(reply.term, self._follower.id)
-            return False
-        self._follower.ready = reply.ready
-        if reply.ready:
-            self._note_contact(request, reply, sent_at)
-        return True
-
-    def _note_contact(self, request: Heartbeat, reply: HeartbeatReply, sent_at: float) -> None:
-        if (reply.term, reply.round) != (request.term, request.round):
-            raise ProtocolError(
-                self._follower.id,
-                f"answered round {request.round} of term {request.term} with {reply.round} of {reply.term}",
-            )
-        self._follower.round_trip = _smooth(self._follower.round_trip, self._clock.now() - sent_at)
-        self._progress.last_contact = max(self._progress.last_contact, sent_at)
-        self._server.acknowledge_round(self._follower.id, request.round)
-
-    async def _wait_for_beat(self) -> None:
-        # A follower that is not ready acknowledges nothing, however often it is asked.
-        if self._follower.ready and self._server.reads.outstanding(self._follower.id):
-            return
-        with self._clock.move_on_at(self._beat_due):
-            await self._server.heartbeat_lot.park()
-
-    async def _back_off(self, failures: int) -> None:
-        """Doubling from ``retry_backoff`` to half of ``heartbeat_timeout``; a read that asks cuts it short."""
-        longest = self._timeouts.heartbeat_timeout / 2
-        pause = min(self._timeouts.retry_backoff * 2 ** min(failures, 30), longest)
-        with self._clock.move_on_after(pause):
-            await self._server.heartbeat_lot.park()
-
-
-def _smooth(average: float | None, newest: float) -> float:
-    return newest if average is None else average + SMOOTHING * (newest - average)

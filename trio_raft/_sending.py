@@ -19,15 +19,15 @@ import attrs
 
 from trio_raft._environment import Lane
 from trio_raft._errors import ProtocolError, SnapshotCorrupt, StorageError
-from trio_raft._events import SnapshotSending
 from trio_raft._follower import Follower
 from trio_raft._messages import InstallSnapshot, InstallSnapshotReply, Message, Purpose, SnapshotStatus
 from trio_raft._peers import dial_peer
 from trio_raft._records import Term
 from trio_raft._rules import install_snapshot
 from trio_raft._server import Server
+from trio_raft._snapshot_events import SnapshotSending
 from trio_raft._snapshots import Transfer
-from trio_raft._transport import Channel, ChannelBroken
+from trio_raft._transport import Channel, ChannelBroken, unanswered
 from trio_raft.abc import SnapshotReader, SnapshotStore, StoredSnapshot
 
 PIECES_IN_FLIGHT = 4
@@ -107,12 +107,10 @@ class _Sending:
             self._transfer(done=reply.offset)
             if not await self._send_all(channel, reader):
                 return
-        while reply is not None and reply.status is not SnapshotStatus.INSTALLED:
-            reply = await self._ask(channel)
-            if reply is not None and reply.status is SnapshotStatus.WANTED:
+        while (reply := await self._ask(channel)) is not None and reply.status is not SnapshotStatus.INSTALLED:
+            if reply.status is SnapshotStatus.WANTED:
                 raise ChannelBroken(self._follower.id, f"lost the snapshot's bytes from {reply.offset} on")
-            if reply is not None and reply.status is SnapshotStatus.FINISHING:
-                await self._clock.sleep(self._timeouts.heartbeat_interval)
+            await self._clock.sleep(self._timeouts.heartbeat_interval)
         self._publish()
 
     # ------------------------------------------------------------------------------------ sending
@@ -156,7 +154,7 @@ class _Sending:
         with self._clock.move_on_after(self._timeouts.request_timeout) as scope:
             frame = await channel.receive()
         if scope.cancelled_caught:
-            raise self._unanswered()
+            raise unanswered(channel.peer, self._timeouts.request_timeout)
         sent = self._in_flight.popleft()
         if frame.request_id != sent.request_id:
             raise ProtocolError(channel.peer, f"answered piece {frame.request_id} instead of {sent.request_id}")
@@ -179,10 +177,7 @@ class _Sending:
         if not self._server.leads(self._term):
             return None
         sent_at = self._clock.now()
-        with self._clock.move_on_after(self._timeouts.request_timeout) as scope:
-            message = await channel.request(self._request(0, b"", 0))
-        if scope.cancelled_caught:
-            raise self._unanswered()
+        message = await channel.request_within(self._timeouts.request_timeout, self._request(0, b"", 0))
         return await self._digest(message, sent_at)
 
     def _request(self, offset: int, data: bytes, checksum: int) -> InstallSnapshot:
@@ -227,9 +222,6 @@ class _Sending:
         await self._server.environment.run_blocking(
             Lane.TRANSFER, _read_through, self._server.snapshots.store, self._snapshot
         )
-
-    def _unanswered(self) -> ChannelBroken:
-        return ChannelBroken(self._follower.id, f"no answer within {self._timeouts.request_timeout} s")
 
     # ------------------------------------------------------------------------------------ showing
 

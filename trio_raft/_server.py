@@ -25,12 +25,8 @@ import trio
 from trio_raft._config import Config
 from trio_raft._environment import Environment, draw_interval
 from trio_raft._errors import IncarnationRefused, LeadershipLost, NotLeader, StorageFull, error_text
-from trio_raft._events import (
-    BootstrapDone,
-    EventHub,
-    LeaderChanged,
-    RoleChanged,
-)
+from trio_raft._event_hub import EventHub
+from trio_raft._events import BootstrapDone, LeaderChanged, RoleChanged
 from trio_raft._first_start import FirstStart
 from trio_raft._follower import Follower
 from trio_raft._handshake import Handshake
@@ -40,13 +36,10 @@ from trio_raft._messages import (
     AppendEntriesReply,
     Heartbeat,
     HeartbeatReply,
-    InstallSnapshot,
-    InstallSnapshotReply,
     Rejection,
     RequestVote,
     RequestVoteReply,
     ServerId,
-    SnapshotStatus,
 )
 from trio_raft._records import Entry, EntryKind, LogIndex, Term, make_entry
 from trio_raft._rules import append_entries, request_vote
@@ -245,7 +238,7 @@ class Server:
             ), self.vote_position
         if request.term < state.current_term:
             return append_entries.stale(state), self.vote_position
-        self._accept_leader(request.term, request.leader)
+        self.accept_leader(request.term, request.leader)
         commit_before = state.commit_index
         answer = append_entries.answer(state, request)
         if answer.new_entries:
@@ -257,21 +250,6 @@ class Server:
         if reply.success and reply.match_index > self.journal.durable_index:
             return reply, self.journal.position
         return reply, self.vote_position
-
-    @trio.lowlevel.enable_ki_protection
-    def hear_snapshot(self, request: InstallSnapshot) -> InstallSnapshotReply | None:
-        """A piece of a snapshot, or a question about one, has come: the reply if it is refused, None if it is welcome.
-
-        Like any message of a leader it keeps this server from campaigning, and a stale one changes nothing.
-        """
-        state = self.state
-        if not self.ready or not self.snapshots.supported:
-            why = "restores no snapshots: its state machine defines none" if self.ready else "may not acknowledge yet"
-            return InstallSnapshotReply(state.current_term, SnapshotStatus.REFUSED, reason=f"{self.node_id} {why}")
-        if request.term < state.current_term:
-            return InstallSnapshotReply(state.current_term, SnapshotStatus.REFUSED, reason="the sender's term is over")
-        self._accept_leader(request.term, request.leader)
-        return None
 
     def _note_installed(self) -> None:
         self.apply_lot.unpark_all()
@@ -287,7 +265,7 @@ class Server:
     def answer_heartbeat(self, request: Heartbeat) -> HeartbeatReply:
         """The reply to a heartbeat.  It never waits: it promises nothing that must survive a crash."""
         if self.ready and request.term >= self.state.current_term:
-            self._accept_leader(request.term, request.leader)
+            self.accept_leader(request.term, request.leader)
         return HeartbeatReply(term=self.state.current_term, round=request.round, ready=self.ready)
 
     @trio.lowlevel.enable_ki_protection
@@ -309,7 +287,8 @@ class Server:
         # Having supported another, give it the time to win (paper 5.2).
         self.restart_election_timer()
 
-    def _accept_leader(self, term: Term, leader: ServerId) -> None:
+    @trio.lowlevel.enable_ki_protection
+    def accept_leader(self, term: Term, leader: ServerId) -> None:
         """The sender leads ``term``, which is not behind ours."""
         state = self.state
         if term > state.current_term or state.role is Role.CANDIDATE:

@@ -17,13 +17,14 @@ import attrs
 import trio
 
 from trio_raft._config import Snapshots
-from trio_raft._events import EventHub, LogCompacted, SnapshotInstalled, SnapshotTaken
+from trio_raft._event_hub import EventHub
 from trio_raft._journal import Journal
 from trio_raft._messages import ServerId
 from trio_raft._records import LogIndex
 from trio_raft._rules import install_snapshot
 from trio_raft._rules.configuration import Configuration
 from trio_raft._rules.state import State
+from trio_raft._snapshot_events import LogCompacted, SnapshotInstalled, SnapshotTaken
 from trio_raft.abc import SnapshotStore, StoredSnapshot
 
 PROGRESS_INTERVAL = 1.0
@@ -63,6 +64,12 @@ class Transfer:
         if due:
             self._reported = now
         return due
+
+
+def configuration_of(snapshot: StoredSnapshot) -> Configuration:
+    """The configuration that was in force at the snapshot's last entry (N6)."""
+    saved = snapshot.meta.configuration
+    return Configuration(voters=saved.voters, learners=saved.learners, index=saved.index)
 
 
 class ServerSnapshots:
@@ -144,8 +151,7 @@ class ServerSnapshots:
         It does nothing if the commit index came as far meanwhile (N2).  Raises AssertionError unless this server is a
         follower, and where the snapshot contradicts what is committed here.
         """
-        point, saved = snapshot.point, snapshot.meta.configuration
-        configuration = Configuration(voters=saved.voters, learners=saved.learners, index=saved.index)
+        point, configuration = snapshot.point, configuration_of(snapshot)
         installed = install_snapshot.install(
             self._state, index=point.index, term=point.term, configuration=configuration
         )

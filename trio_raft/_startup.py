@@ -14,7 +14,8 @@ import trio
 from trio_raft._config import Config
 from trio_raft._environment import Environment, Lane
 from trio_raft._errors import ConfigurationError, LogCorrupt
-from trio_raft._events import EventHub, SnapshotIgnored, TornTailCut
+from trio_raft._event_hub import EventHub
+from trio_raft._events import TornTailCut
 from trio_raft._first_start import FirstStart
 from trio_raft._handshake import Handshake
 from trio_raft._journal import Journal
@@ -25,7 +26,8 @@ from trio_raft._rules.configuration import Configuration
 from trio_raft._rules.log import Log
 from trio_raft._rules.state import State
 from trio_raft._server import Server
-from trio_raft._snapshots import ServerSnapshots
+from trio_raft._snapshot_events import SnapshotIgnored
+from trio_raft._snapshots import ServerSnapshots, configuration_of
 from trio_raft.abc import (
     LogStore,
     Recovered,
@@ -110,9 +112,10 @@ async def recover(
         known_incarnation=first_start.known_incarnation,
     )
     restore_index = _restore_index(machine, found.newest, recovered)
+    first = Configuration(voters=tuple(bootstrap.members))
     state = _recovered_state(
         config,
-        bootstrap,
+        first if found.newest is None else configuration_of(found.newest),
         recovered,
         commit_index=_known_committed(machine, found.newest),
         last_applied=_applied(machine, restore_index),
@@ -221,7 +224,12 @@ def _check_still_named(config: Config, known: Mapping[ServerId, Incarnation]) ->
 
 
 def _recovered_state(
-    config: Config, bootstrap: Bootstrap, recovered: Recovered, *, commit_index: LogIndex, last_applied: LogIndex
+    config: Config,
+    configuration: Configuration,
+    recovered: Recovered,
+    *,
+    commit_index: LogIndex,
+    last_applied: LogIndex,
 ) -> State:
     log = Log.recovered(
         base_index=recovered.base.index,
@@ -234,7 +242,7 @@ def _recovered_state(
     return State(
         node_id=config.node_id,
         log=log,
-        configuration=Configuration(voters=tuple(bootstrap.members)),
+        configuration=configuration,
         current_term=recovered.term,
         voted_for=recovered.voted_for,
         commit_index=commit_index,

@@ -19,8 +19,9 @@ import trio
 
 from trio_raft._environment import Lane
 from trio_raft._errors import SnapshotUnavailable, error_text, leaves
-from trio_raft._events import LoopBlocked, SnapshotFailed
+from trio_raft._events import LoopBlocked
 from trio_raft._server import Server
+from trio_raft._snapshot_events import SnapshotFailed
 from trio_raft.abc import (
     SnapshotConfiguration,
     SnapshotMeta,
@@ -133,8 +134,8 @@ class Snapshotter:
     async def _attempt(self) -> StoredSnapshot | SnapshotUnavailable:
         try:
             return await self._take()
-        except SnapshotUnavailable as unavailable:
-            return unavailable
+        except SnapshotUnavailable as reason_enough:
+            return reason_enough
         except Exception as error:
             # A full or failing disk, or the machine's own code: nothing that was there before is touched.
             reason = "; ".join(error_text(leaf) for leaf in leaves(error))
