@@ -19,7 +19,7 @@ from tests.rules.building import (
     progress,
     terms_of,
 )
-from trio_raft._messages import InstallSnapshot, InstallSnapshotReply, SnapshotStatus
+from trio_raft._messages import AppendEntriesReply, InstallSnapshot, InstallSnapshotReply, SnapshotStatus
 from trio_raft._records import LogIndex, Term
 from trio_raft._rules import append_entries, install_snapshot
 from trio_raft._rules.append_entries import Outcome
@@ -258,7 +258,7 @@ def test_digest_installed_is_knowledge() -> None:
     assert (to.match_index, to.next_index, to.mode) == (4, 5, Mode.PROBE)
     request = append_entries.make(state, to, term=Term(5), max_entries=9, max_bytes=PLENTY)
     assert request == append(5, (4, 4), entries(5, [5, 5]), commit=3, by=state.node_id)
-    reply = append_entries.AppendEntriesReply(term=Term(5), success=True, match_index=LogIndex(6))
+    reply = AppendEntriesReply(term=Term(5), success=True, match_index=LogIndex(6))
     outcome = append_entries.digest(state, to, prev_log_index=LogIndex(4), last_index=LogIndex(6), reply=reply)
     assert (outcome, to.match_index) == (Outcome.ADVANCED, 6)
 

@@ -166,7 +166,7 @@ def test_become_snapshot_stops_everything_else() -> None:
 @pytest.mark.parametrize("case", ["pipeline", "snapshot", "in flight", "known"])
 def test_become_snapshot_only_from_an_idle_probe(case: str) -> None:
     """A snapshot follows a probe that cannot be made, and only one with something new in it."""
-    follower = {"pipeline": piping, "snapshot": installing}.get(case, lambda: progress(5, 4))()
+    follower = piping() if case == "pipeline" else installing() if case == "snapshot" else progress(5, 4)
     if case == "in flight":
         send(follower, request(1, 4, 5))
     before = (follower.mode, follower.snapshot_index)
