@@ -27,17 +27,29 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("_errors", "_environment"),
     ("_records",),
     ("_messages",),
-    ("_config", "abc", "_strict", "_codec", "_values", "_events", "_tickets", "_rules"),
+    (
+        "_config",
+        "abc",
+        "_strict",
+        "_codec",
+        "_values",
+        "_events",
+        "_event_hub",
+        "_snapshot_events",
+        "_tickets",
+        "_rules",
+    ),
     ("_rules.bootstrap", "_rules.configuration", "_rules.log", "_rules.progress"),
     ("_rules.state",),
-    ("_rules.request_vote", "_rules.append_entries", "_rules.reads"),
+    ("_rules.request_vote", "_rules.append_entries", "_rules.install_snapshot", "_rules.reads"),
     ("_journal", "_handshake", "_transport", "_tcp", "_storage", "_storage.*"),
-    ("_first_start",),
+    ("_first_start", "_follower", "_snapshots"),
     ("_server",),
-    ("_replication", "_election", "_apply", "_bootstrap", "_peers"),
+    ("_election", "_apply", "_bootstrap", "_peers", "_taking", "_receiving"),
+    ("_sending", "_heartbeat", "_replication"),
     ("_leadership", "_startup", "_statistics"),
     ("_services",),
-    ("_node",),
+    ("_node", "_opening"),
     ("",),
     ("testing", "testing.*"),
 )
@@ -120,7 +132,7 @@ NEVER = (
 )
 
 # The edge of a node keeps every exception until all its tasks have ended, and raises it afterwards: Cancelled too.
-KEEPS_EXCEPTIONS = ("_node", "_services")
+KEEPS_EXCEPTIONS = ("_opening", "_services")
 
 BUILTINS = frozenset(dir(builtins))
 
@@ -452,7 +464,7 @@ REFUSED: list[tuple[str, str, str]] = [
     ("floors", "_records", "import trio_raft._messages as m"),
     ("floors", "_server", "from trio_raft import open_node"),
     ("floors", "_server", "def late():\n    from trio_raft._leadership import lead"),
-    ("floors", "_server", "if TYPE_CHECKING:\n    from trio_raft._node import Node"),
+    ("floors", "_server", "if TYPE_CHECKING:\n    from trio_raft._opening import Node"),
     ("floors", "_rules.log", "from trio_raft._rules import state"),
     ("floors", "_rules.log", "from .state import State"),
     ("floors", "_rules.state", "from trio_raft._rules.append_entries import make"),

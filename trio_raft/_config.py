@@ -188,11 +188,7 @@ class Limits:
 
 @attrs.frozen(kw_only=True)
 class Snapshots:
-    """When the state is written down so that the log may be cut, and how a snapshot travels.
-
-    For state machines that define ``snapshot`` and ``restore``; without them the log grows.  Of the three triggers
-    each is off at 0.
-    """
+    """When a state that can be restored is written down, and how it travels.  Each of the triggers is off at 0."""
 
     threshold_entries: int = 100_000
     """Take one when so many entries were applied since the last."""

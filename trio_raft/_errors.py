@@ -142,9 +142,7 @@ class SnapshotCorrupt(RaftError):
     """
 
     def __init__(self, path: Path, *, offset: int, problem: str) -> None:
-        super().__init__(
-            f"snapshot {path} is damaged at byte {offset}: {problem}. Nothing was changed; mend the disk or file system."
-        )
+        super().__init__(f"snapshot {path} is damaged at byte {offset}: {problem}. Nothing was changed. Mend the disk.")
         self.path = path
         self.offset = offset
         self.problem = problem
@@ -231,16 +229,17 @@ class LeadershipLost(RaftError):
 
 
 class StateMachineError(RaftError):
-    """The state machine raised on a committed entry; the node stopped, since skipping it would diverge.
+    """The state machine raised on a committed entry, or when it was to be restored; the node stopped, since skipping
+    it would diverge.
 
     The machine's exception is the ``__cause__``.  Next step: mend the machine; the entry is applied again at the next
     start.  To refuse a command, raise ``Rejected``.
     """
 
-    def __init__(self, *, index: int, term: int, problem: str) -> None:
+    def __init__(self, *, index: int, term: int, problem: str, doing: str = "entry") -> None:
         super().__init__(
-            f"the state machine failed on entry {index} of term {term}: {problem}. The node stopped, since no entry is "
-            f"ever skipped; mend the machine and start again."
+            f"the state machine failed on {doing} {index} of term {term}: {problem}. The node stopped, since no entry "
+            f"is ever skipped; mend the machine and start again."
         )
         self.index = index
         self.term = term

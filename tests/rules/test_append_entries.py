@@ -87,7 +87,7 @@ def test_make_below_the_snapshot_has_no_previous_term() -> None:
     state = leader(compacted(log_of(1, 1, 4, 5), up_to=3), term=5)
     with pytest.raises(NotInLog):
         make(state, progress(3))
-    assert make(state, progress(4)) == append(5, (3, 4), [entry(4, 5)], by=N1)
+    assert make(state, progress(4)) == append(5, (3, 4), [entry(4, 5)], commit=3, by=N1)
 
 
 def released() -> State:
