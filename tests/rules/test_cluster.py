@@ -57,11 +57,7 @@ def test_runs_are_eventful() -> None:
 
 
 def test_runs_install_snapshots() -> None:
-<<<<<<< HEAD
-    """Followers below the log get snapshots, over logs that keep a suffix and over logs that go, often (N1, R9)."""
-=======
     """Followers below the log get snapshots, over logs that keep a suffix and logs that go (N1, R9)."""
->>>>>>> i4rules
     installs = [kept for seed in range(10) for kept in run(seed, FIVE).installs]
     assert min(installs.count(True), installs.count(False)) >= 3
 
