@@ -78,9 +78,14 @@ def _add_log(groups: Verbs) -> None:
     verbs = log.add_subparsers(required=True, metavar="verb")
     for verb, verify, text in (
         ("inspect", False, "What the log amounts to, and what its files hold."),
-        ("verify", True, "The same, with every record checked against its own checksum."),
+        ("verify", True, "What the log amounts to, with every record checked against its own checksum."),
     ):
-        parser = _add(verbs, verb, text, "Reads only. A directory that a node has open is refused.")
+        parser = _add(
+            verbs,
+            verb,
+            text,
+            "Reads only. A directory that a node has open is refused, and no node can start on it meanwhile.",
+        )
         parser.set_defaults(command=commands.log, verify=verify)
         parser.add_argument("directory", type=_path, metavar="DIR", help="the node's data directory")
         parser.add_argument("--entries", type=_entries, metavar="A:B", help="list entries A to B too, both included")
@@ -91,7 +96,7 @@ def _add_snapshot(groups: Verbs) -> None:
     verbs = snapshot.add_subparsers(required=True, metavar="verb")
     for verb, verify, text in (
         ("inspect", False, "What snapshots say of themselves."),
-        ("verify", True, "The same, with all of each file read and checked."),
+        ("verify", True, "What snapshots say of themselves, with all of each file read and checked."),
     ):
         parser = _add(verbs, verb, text, "Reads only, also in a directory that a node has open, which it then says.")
         parser.set_defaults(command=commands.snapshot, verify=verify)
