@@ -63,7 +63,7 @@ class SnapshotService:
             why = "defines no restore in its state machine" if server.ready else "may not acknowledge yet"
             return self._reply(SnapshotStatus.REFUSED, reason=f"{server.node_id} {why}")
         if request.term < server.state.current_term:
-            return install_snapshot.stale(server.state)
+            return self._reply(SnapshotStatus.REFUSED, reason="the sender's term is over")
         server.accept_leader(request.term, request.leader)
         if install_snapshot.accept(server.state, request) is Verdict.ALREADY:
             return await self._already(request)

@@ -11,7 +11,7 @@ from trio.testing import MockClock
 
 from trio_raft import FileLogStore, MemoryLogStore, TCPTransport
 from trio_raft._storage.memory import MemoryPlan
-from trio_raft.abc import Append, JournalItem, LogStore, Recovered, SaveVote, StoreIdentity, Transport
+from trio_raft.abc import Append, JournalItem, LogStore, Recovered, SaveVote, SnapshotPoint, StoreIdentity, Transport
 from trio_raft.testing import LogStoreConformance, NotConforming, TransportConformance
 from trio_raft.testing._disk import SimDisk
 from trio_raft.testing._network import MemoryNetwork
@@ -79,9 +79,9 @@ class TestMemoryNetwork(TransportConformance):
 class ForgetsVotes(MemoryLogStore):
     """Forgets the vote at each start."""
 
-    def open(self, identity: StoreIdentity, *, memory_bytes: int) -> Recovered:
+    def open(self, identity: StoreIdentity, *, memory_bytes: int, snapshot: SnapshotPoint | None = None) -> Recovered:
         self._vote = SaveVote(self._vote.term, None)
-        return super().open(identity, memory_bytes=memory_bytes)
+        return super().open(identity, memory_bytes=memory_bytes, snapshot=snapshot)
 
 
 class StoresWhatIsPlanned(MemoryLogStore):

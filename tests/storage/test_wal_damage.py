@@ -426,13 +426,21 @@ def test_foreign_directory_is_refused(stranger: StoreIdentity, field: str) -> No
         (make_entry(index=LogIndex(0), term=Term(0), kind=EntryKind.BOOTSTRAP, data=b"\x07").record, "no sense"),
         (make_entry(index=LogIndex(0), term=Term(0), kind=EntryKind.BOOTSTRAP, data=b"\xc0").record, "without a map"),
         (
-            make_entry(index=LogIndex(0), term=Term(0), kind=EntryKind.SNAPSHOT_MARKER, data=b"").record,
-            "does not write",
+            make_entry(index=LogIndex(2), term=Term(1), kind=EntryKind.SNAPSHOT_MARKER, data=b"\x07").record,
+            "marker that makes no sense",
+        ),
+        (
+            make_entry(index=LogIndex(0), term=Term(0), kind=EntryKind.SNAPSHOT_MARKER, data=b"\xc2").record,
+            "marker that makes no sense",
+        ),
+        (
+            make_entry(index=LogIndex(2), term=Term(7), kind=EntryKind.SNAPSHOT_MARKER, data=b"\xc3").record,
+            "has no entry",
         ),
         (b"\x01" * 32, "which are not there"),
         (b"\x01" * 8, "0 records, not 1"),
     ],
-    ids=["gap", "lower-term", "term", "vote", "data", "bootstrap", "no-map", "kind", "length", "count"],
+    ids=["gap", "lower-term", "term", "vote", "data", "bootstrap", "no-map", "marker", "marker-of-0", "keep", "length", "count"],
 )
 def test_nonsense_in_a_sound_batch_is_refused(record: bytes, problem: str) -> None:
     """A batch with a right checksum whose records make no sense is refused, at the record."""

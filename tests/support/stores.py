@@ -74,7 +74,7 @@ def copy_of(store: MemoryLogStore) -> MemoryLogStore:
     copy = MemoryLogStore()
     copy._identity, copy._incarnation = store._identity, store._incarnation
     copy._vote, copy._bootstrap = store._vote, store._bootstrap
-    copy._entries, copy._term_runs = list(store._entries), list(store._term_runs)
+    copy._base, copy._entries = store._base, list(store._entries)
     return copy
 
 

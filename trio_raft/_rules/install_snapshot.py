@@ -83,13 +83,6 @@ def _check_committed(state: State, index: LogIndex, term: Term) -> None:
         )
 
 
-def stale(state: State) -> InstallSnapshotReply:
-    """The reply to a request of an older term: the sender learns that it leads no more."""
-    return InstallSnapshotReply(
-        term=state.current_term, status=SnapshotStatus.REFUSED, reason=f"the term is {state.current_term} now"
-    )
-
-
 # ---------------------------------------------------------------------------------------------- install
 
 

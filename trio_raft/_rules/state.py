@@ -181,11 +181,6 @@ class State:
             )
         self.commit_index = index
 
-    @property
-    def restore_due(self) -> bool:
-        """Does the state machine need entries that only a snapshot holds?"""
-        return self.last_applied < self.log.base_index
-
     def restored(self, index: LogIndex) -> None:
         """The state machine now reflects a snapshot up to ``index``.
 

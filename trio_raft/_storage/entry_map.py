@@ -4,6 +4,10 @@ Eight bytes an entry: the segment's number and the offset of the record within i
 are kept as runs, since they change far more rarely than entries come; so are the indexes of configurations, which a
 truncation must be able to fall back on.
 
+The map begins above its *base*, the place just below its first entry: (0, 0) in a new log, a snapshot's last entry
+where that replaced the log, and the last entry that was given up where old segments were removed.  Later entries
+stand at later places: so the entries in the oldest segments are always the first ones of the map.
+
 House rule: this is the log as it is *on disk*.  It changes when a write is known to be durable, not before.
 """
 
@@ -16,7 +20,7 @@ import attrs
 
 from trio_raft._records import Entry, EntryKind, LogIndex, Term
 from trio_raft._storage.format import NO_VOTE, Description
-from trio_raft.abc import SaveBootstrap, SaveVote
+from trio_raft.abc import SaveBootstrap, SaveSnapshot, SaveVote, SnapshotPoint
 
 _OFFSET_BITS = 32
 
@@ -59,55 +63,130 @@ def place(entries: Sequence[Entry], records: Sequence[bytes], *, location: int) 
     return Placement(first.index, locations, runs, configurations), behind
 
 
+BEFORE_ALL = SnapshotPoint(LogIndex(0), Term(0))
+"""The base of a log of which nothing was ever cut."""
+
+
 class EntryMap:
-    """The entries on disk, 1 … ``last_index``."""
+    """The entries on disk, ``base.index + 1`` … ``last_index``."""
 
     def __init__(self) -> None:
+        self.base = BEFORE_ALL
+        """The place just below the first entry."""
         self.locations = array("Q")
-        """Of entry 1 and on."""
+        """Of the first entry and on; always the same array."""
         self._run_firsts: list[LogIndex] = []
         self._run_terms: list[Term] = []
         self._configurations: list[LogIndex] = []
+        self.configuration_below = LogIndex(0)
+        """Of the last configuration entry at or below the base; 0 if there is none, or if it is not known."""
 
     @property
     def last_index(self) -> LogIndex:
-        """0 if there is no entry."""
-        return LogIndex(len(self.locations))
+        """``base.index`` if there is no entry."""
+        return LogIndex(self.base.index + len(self.locations))
 
     @property
     def last_term(self) -> Term:
-        """0 if there is no entry."""
-        return self._run_terms[-1] if self._run_terms else Term(0)
+        """That of the base if there is no entry."""
+        return self._run_terms[-1] if self._run_terms else self.base.term
 
     @property
     def configuration_index(self) -> LogIndex:
-        """Of the last configuration entry; 0 if there is none."""
-        return self._configurations[-1] if self._configurations else LogIndex(0)
+        """Of the last configuration entry, those at and below the base included as far as they are known; else 0."""
+        return self._configurations[-1] if self._configurations else self.configuration_below
 
     @property
     def term_runs(self) -> tuple[tuple[LogIndex, Term], ...]:
         """(first index of the run, its term), ascending."""
         return tuple(zip(self._run_firsts, self._run_terms, strict=True))
 
+    def term_at(self, index: LogIndex) -> Term | None:
+        """The term of the entry there, the base included; None outside."""
+        if index == self.base.index:
+            return self.base.term
+        if not self.base.index < index <= self.last_index:
+            return None
+        return self._run_terms[bisect_right(self._run_firsts, index) - 1]
+
     def add(self, placement: Placement) -> None:
         """Take the entries in, after removing what stands at and above the first of them.
 
-        Raises ValueError, and changes nothing, if they leave a gap or if terms fall.
+        Raises ValueError, and changes nothing, if they leave a gap, reach below the base, or if terms fall.
         """
         first = placement.first_index
         before = bisect_left(self._run_firsts, first)
-        terms = [*self._run_terms[max(before - 1, 0) : before], *(term for _, term in placement.term_runs)]
-        if not 1 <= first <= self.last_index + 1:
-            raise ValueError(f"entry {first} does not continue a log that ends at {self.last_index}")
+        last_kept = self._run_terms[before - 1] if before else self.base.term
+        terms = [last_kept, *(term for _, term in placement.term_runs)]
+        if not self.base.index < first <= self.last_index + 1:
+            raise ValueError(f"entry {first} does not continue a log that {self._extent}")
         if terms != sorted(terms):
             raise ValueError(f"entry {first} or one after it has a lower term than the entry before it")
         self._truncate_from(first)
         self.locations.extend(placement.locations)
         for index, term in placement.term_runs:
-            if term != self.last_term:
+            if not self._run_terms or term != self.last_term:
                 self._run_firsts.append(index)
                 self._run_terms.append(term)
         self._configurations.extend(placement.configurations)
+
+    def begin_at(self, base: SnapshotPoint, *, configuration: LogIndex = BEFORE_ALL.index) -> None:
+        """Nothing but a base.  ``configuration``: the last one at or below it; 0 if that is not known."""
+        self.base = base
+        # In place: whoever adds many locations holds on to their array.
+        del self.locations[:]
+        self._run_firsts, self._run_terms, self._configurations = [], [], []
+        self.configuration_below = configuration
+
+    def begin_above(self, base: SnapshotPoint) -> None:
+        """Give up what stands at and below this point, which is the base or an entry; its term is certain."""
+        self.drop_through(base.index)
+        self.base = base
+
+    def drop_through(self, index: LogIndex) -> None:
+        """Give up the entries up to and including this one, which becomes the base; nothing at or below the base."""
+        term = self.term_at(index)
+        if index <= self.base.index or term is None:
+            return
+        del self.locations[: index - self.base.index]
+        above = LogIndex(index + 1)
+        run = bisect_right(self._run_firsts, above) - 1 if self.locations else len(self._run_firsts)
+        del self._run_firsts[:run], self._run_terms[:run]
+        if self._run_firsts:
+            self._run_firsts[0] = above
+        gone = bisect_right(self._configurations, index)
+        if gone:
+            self.configuration_below = self._configurations[gone - 1]
+            del self._configurations[:gone]
+        self.base = SnapshotPoint(index, term)
+
+    def take_in(self, marker: SaveSnapshot) -> None:
+        """A snapshot took the place of the log up to its index.
+
+        Raises ValueError, and changes nothing, if the log is to be kept and has no equal entry there.
+        """
+        if not marker.keep:
+            self.begin_at(marker.point)
+        elif self.term_at(marker.point.index) != marker.point.term:
+            raise ValueError(f"a log that {self._extent} has no entry {marker.point} to keep what follows it")
+        else:
+            self.drop_through(marker.point.index)
+
+    def needed_segment(self, given_up: LogIndex, *, active: int) -> int:
+        """The first segment with an entry above ``given_up``; the active one if there is none."""
+        position = max(given_up - self.base.index, 0)
+        return split_location(self.locations[position])[0] if position < len(self.locations) else active
+
+    def drop_segments_before(self, number: int) -> None:
+        """Give up the entries that stand in older segments."""
+        self.drop_through(LogIndex(self.base.index + bisect_left(self.locations, location_of(number, 0))))
+
+    def entries_in(self, number: int) -> tuple[LogIndex, LogIndex] | None:
+        """The first and the last entry that stands in this segment and is still part of the log; None if none is."""
+        first = bisect_left(self.locations, location_of(number, 0))
+        behind = bisect_left(self.locations, location_of(number + 1, 0))
+        index = self.base.index
+        return (LogIndex(index + first + 1), LogIndex(index + behind)) if first < behind else None
 
     def runs_between(self, first: LogIndex, last: LogIndex) -> list[tuple[LogIndex, Term]]:
         """The runs that hold entries ``first`` … ``last``."""
@@ -115,9 +194,14 @@ class EntryMap:
         stop = bisect_right(self._run_firsts, last)
         return list(zip(self._run_firsts[start:stop], self._run_terms[start:stop], strict=True))
 
+    @property
+    def _extent(self) -> str:
+        above = f"begins above {self.base.index} and " if self.base.index else ""
+        return f"{above}ends at {self.last_index}"
+
     def _truncate_from(self, index: LogIndex) -> None:
         if index <= self.last_index:
-            del self.locations[index - 1 :]
+            del self.locations[index - self.base.index - 1 :]
             before = bisect_left(self._run_firsts, index)
             del self._run_firsts[before:], self._run_terms[before:]
             del self._configurations[bisect_left(self._configurations, index) :]

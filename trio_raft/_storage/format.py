@@ -30,7 +30,7 @@ import msgpack
 
 from trio_raft._messages import Incarnation, ServerId
 from trio_raft._records import BadRecord, Entry, EntryKind, LogIndex, Term, make_entry
-from trio_raft.abc import SaveBootstrap, SaveVote, StoreIdentity
+from trio_raft.abc import SaveBootstrap, SaveSnapshot, SaveVote, SnapshotPoint, StoreIdentity
 
 FORMAT_VERSION = 1
 """What this package writes, and the newest that it reads."""
@@ -54,11 +54,21 @@ _BATCH_MAGIC = b"tRba"
 _DESCRIPTION_MAGIC = b"tRsg"
 _ZERO_SECTOR = bytes(SECTOR_BYTES)
 _PLACE_FOR_HEADER = bytes(BATCH_HEADER_BYTES)
+_PAGE_BYTES = 64 << 10
 
 
 def sectors_up(size: int) -> int:
     """Round bytes up to whole sectors."""
     return (size + SECTOR_BYTES - 1) & -SECTOR_BYTES
+
+
+def used_bytes(data: bytes) -> int:
+    """Up to the last byte that is not zero; without a copy of a whole segment."""
+    for start in reversed(range(0, len(data), _PAGE_BYTES)):
+        used = len(data[start : start + _PAGE_BYTES].rstrip(b"\0"))
+        if used:
+            return start + used
+    return 0
 
 
 # ---------------------------------------------------------------------------------------------- batches
@@ -167,6 +177,37 @@ def bootstrap_of(entry: Entry) -> SaveBootstrap:
     return bootstrap
 
 
+def marker_record(marker: SaveSnapshot) -> bytes:
+    """Index and term stand where an entry has them; the data says what became of the log."""
+    point = marker.point
+    data = msgpack.packb(marker.keep)
+    return make_entry(index=point.index, term=point.term, kind=EntryKind.SNAPSHOT_MARKER, data=data).record
+
+
+def marker_of(entry: Entry) -> SaveSnapshot:
+    """Raises BadRecord if the record is none that ``marker_record`` makes."""
+    keep = _unpack(entry.data)
+    if not isinstance(keep, bool) or not entry.index:
+        raise BadRecord("a snapshot marker that makes no sense", offset=0)
+    return SaveSnapshot(SnapshotPoint(entry.index, entry.term), keep)
+
+
+def item_of(entry: Entry) -> Entry | SaveVote | SaveBootstrap | SaveSnapshot:
+    """What a record of a log file says: an entry of the log, or one of the things that only the file knows.
+
+    Raises BadRecord.
+    """
+    match entry.kind:
+        case EntryKind.VOTE:
+            return vote_of(entry)
+        case EntryKind.BOOTSTRAP:
+            return bootstrap_of(entry)
+        case EntryKind.SNAPSHOT_MARKER:
+            return marker_of(entry)
+        case _:
+            return entry
+
+
 # ---------------------------------------------------------------------------------------------- descriptions
 
 
@@ -185,11 +226,14 @@ class Description:
     nonce: bytes
     """Salts the headers of the segment's batches."""
     first_index: LogIndex
-    """Of the entry that would have been the next when the segment became active."""
+    """Of the entry that would have been the next when the segment became active.
+
+    The first one in the segment may have a lower index: then it removed entries of older segments."""
     vote: SaveVote
     """In force then."""
     configuration_index: LogIndex
-    """Of the configuration in force then; 0 is the one that the cluster was first made of."""
+    """Of the last configuration entry that the log was known to hold then; 0: the newest snapshot says which
+    configuration was in force, or without one it is the one that the cluster was first made of."""
     bootstrap: SaveBootstrap | None
     """In force then."""
 

@@ -1,8 +1,8 @@
 """Reading old entries back from their segments.
 
 A plan holds the places of the entries, taken on the event loop; the reading happens in a thread, with descriptors
-of its own.  A place never changes its contents, since segments only grow, and a segment that is removed stays
-readable for whoever has it open.  So an entry that was superseded after the read was planned comes back as it was
+of its own.  A place never changes its contents, since segments only grow, and no segment is removed as long as a plan
+that reads from it is alive.  So an entry that was superseded after the read was planned comes back as it was
 planned, and whoever asked looks at its term again.
 
 House rule: nothing leaves here unchecked: checksum, index and term.
@@ -35,14 +35,21 @@ class ReadPlan:
     max_bytes: int
     """Stop before an entry that would take the bytes after the first one above this."""
 
+    @property
+    def first_segment(self) -> int:
+        """The oldest segment that is read from; entries stand in the order of their places."""
+        return split_location(self.locations[0])[0]
+
 
 def plan_entries(entries: EntryMap, first: LogIndex, last: LogIndex, *, max_bytes: int) -> ReadPlan:
     """Raises AssertionError if one of these entries is not on disk."""
-    if not 1 <= first <= last <= entries.last_index:
-        raise AssertionError(f"entries {first} to {last} were asked for, 1 to {entries.last_index} are on disk")
+    base, on_disk = entries.base.index, entries.last_index
+    if not base < first <= last <= on_disk:
+        raise AssertionError(f"entries {first} to {last} were asked for, {base + 1} to {on_disk} are on disk")
     # No more can fit, and slicing less is cheaper.
     last = LogIndex(min(last, first + max_bytes // RECORD_HEADER_BYTES))
-    return ReadPlan(first, entries.locations[first - 1 : last], entries.runs_between(first, last), max_bytes)
+    locations = entries.locations[first - base - 1 : last - base]
+    return ReadPlan(first, locations, entries.runs_between(first, last), max_bytes)
 
 
 def read_entries(plan: ReadPlan, files: Files, directory: Path) -> list[Entry]:

@@ -13,11 +13,13 @@ Otherwise ``LogCorrupt`` names the place.  Nor does a sector of zeros end the lo
 zero.  A segment's first batch, its description, is judged by the same rules; a segment whose description was torn
 holds nothing else, and is thrown away like one that was prepared and never used.
 
+The log may begin with a later segment than the first: older ones were removed.  Then that segment's description says
+where the log went on, and what was in force.  Entries in it may still go below that, if they removed older ones.
+
 House rule: nothing here writes.  ``scan`` reads everything and judges; only then may ``repair`` change files.
 """
 
 import struct
-from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -26,11 +28,12 @@ import attrs
 
 from trio_raft._errors import DirectoryMismatch, IncompatibleVersion, LogCorrupt
 from trio_raft._records import (
-    ENTRY_KINDS,
     RECORD_HEADER_BYTES,
     BadRecord,
     Entry,
     EntryKind,
+    LogIndex,
+    Term,
     decode_entries,
 )
 from trio_raft._storage.entry_map import MAX_SEGMENT_BYTES, DurableState, location_of, place
@@ -38,65 +41,46 @@ from trio_raft._storage.files import Files, storage_errors
 from trio_raft._storage.format import (
     BATCH_HEADER_BYTES,
     FORMAT_VERSION,
+    MAX_DESCRIPTION_BYTES,
     SECTOR_BYTES,
     BatchHeader,
     Description,
     NewerFormat,
     blank_description,
-    bootstrap_of,
     count_zero_sectors,
     decode_batch_header,
     decode_description,
     decode_description_header,
     encode_description,
     is_whole,
+    item_of,
     sectors_up,
-    vote_of,
+    used_bytes,
 )
+from trio_raft._storage.found import Found, FoundMarker, FoundSegment, Torn
 from trio_raft._storage.segments import segment_path
-from trio_raft.abc import StoreIdentity
+from trio_raft.abc import SaveBootstrap, SaveSnapshot, SaveVote, SnapshotPoint, StoreIdentity
 
 _RECORD = struct.Struct("<4xIQQH")
 _PLAIN_COMMAND = int(EntryKind.COMMAND)
 """Kind and flags of a command without flags, read as one number."""
 
 
-@attrs.frozen
-class Torn:
-    """The remains of a write that a crash interrupted."""
-
-    number: int
-    """Of the segment."""
-    offset: int
-    size: int
-    """Bytes up to the last one that is not zero."""
+def after_last_gap(numbers: Sequence[int]) -> int:
+    """How many of these ascending numbers stand before the last gap; 0 without one, wherever they begin."""
+    return max((place for place in range(1, len(numbers)) if numbers[place] != numbers[place - 1] + 1), default=0)
 
 
-@attrs.define
-class Found:
-    """What a scan found."""
+def scan(
+    files: Files, directory: Path, numbers: Sequence[int], identity: StoreIdentity | None, *, memory_bytes: int
+) -> Found:
+    """Read and judge these segments, one at a time; ``numbers`` ascend, and may begin above 1.
 
-    state: DurableState
-    active: Description | None = None
-    """Of the segment that the log ends in; None in a directory where nothing was ever promised."""
-    end: int = 0
-    """Where the next batch goes in that segment."""
-    last_batch: bytes = b""
-    """Its last batch, which ends there."""
-    torn: Torn | None = None
-    unused: list[int] = attrs.Factory(list[int])
-    """Numbers of the segments that hold nothing."""
-    recent: deque[tuple[Path, int, bytes]] = attrs.Factory(deque[tuple[Path, int, bytes]])
-    """(file, offset, records) of the last batches, at least as many bytes as memory is to hold."""
-
-
-def scan(files: Files, directory: Path, numbers: Sequence[int], identity: StoreIdentity, *, memory_bytes: int) -> Found:
-    """Read and judge all segments; ``numbers`` ascend.
-
-    Raises LogCorrupt, IncompatibleVersion, DirectoryMismatch, StorageError.
+    ``identity``: whose log this has to be; None: whoever's.  Raises LogCorrupt, IncompatibleVersion,
+    DirectoryMismatch, StorageError.
     """
     scanner = _Scanner(directory, identity, memory_bytes)
-    for expected, number in enumerate(numbers, start=1):
+    for expected, number in enumerate(numbers, start=numbers[0] if numbers else 1):
         path = segment_path(directory, number)
         if number != expected:
             scanner.refuse(expected, 0, f"the file is missing, while {path.name} is there")
@@ -108,34 +92,14 @@ def scan(files: Files, directory: Path, numbers: Sequence[int], identity: StoreI
             finally:
                 files.close(descriptor)
         scanner.segment(number, data)
+        del data  # before the next one is read
     return scanner.found
-
-
-def recent_entries(found: Found, *, memory_bytes: int) -> tuple[Entry, ...]:
-    """The newest entries that fit into so many bytes, each checked against its own checksum.  Raises LogCorrupt."""
-    entries: deque[Entry] = deque()
-    size = 0
-    for path, offset, records in found.recent:
-        try:
-            decoded = decode_entries(records)
-        except BadRecord as error:
-            index = found.state.entries.last_index
-            raise LogCorrupt(path, offset=offset + error.offset, index=index, problem=error.reason) from error
-        for entry in decoded:
-            if entry.kind in ENTRY_KINDS:
-                while entries and entries[-1].index >= entry.index:
-                    size -= len(entries.pop().record)
-                entries.append(entry)
-                size += len(entry.record)
-        while size > memory_bytes:
-            size -= len(entries.popleft().record)
-    return tuple(entries)
 
 
 class _Scanner:
     """Walks the batches in order and keeps what they say."""
 
-    def __init__(self, directory: Path, identity: StoreIdentity, memory_bytes: int) -> None:
+    def __init__(self, directory: Path, identity: StoreIdentity | None, memory_bytes: int) -> None:
         self._directory = directory
         self._identity = identity
         self._memory_bytes = memory_bytes
@@ -153,18 +117,24 @@ class _Scanner:
     def segment(self, number: int, data: bytes) -> None:
         """The next segment."""
         found = self.found
-        used = len(data.rstrip(b"\0"))
+        used = used_bytes(data)
         if used and (found.torn or found.unused):
             at = found.torn or Torn(found.unused[0], 0, 0)
             name = segment_path(self._directory, number).name
             self.refuse(at.number, at.offset, f"a batch is missing here, but the log goes on in {name}")
+        header = decode_description_header(data, segment_number=number)
+        if found.active is None and not found.unused and number > 1:
+            if header is None or not is_whole(header, data, 0):
+                self.refuse(number, 0, "the log has to begin here, and there is no description that says how")
+            found.state.batch_number = header.number - 1
         if not used:
             self._unused(number, len(data))
-            return
-        header = decode_description_header(data, segment_number=number)
-        if header and header.number == found.state.batch_number + 1 and is_whole(header, data, 0):
+        elif header and header.number == found.state.batch_number + 1 and is_whole(header, data, 0):
             found.active = self._description(number, data, header)
             self._batches(found.active, data, used, sectors_up(header.length))
+            path = segment_path(self._directory, number)
+            last = found.state.batch_number
+            found.segments.append(FoundSegment(found.active, path, header.number, last, found.end))
         else:
             self._bad_batch(number, data, used, 0, header, longest=self._longest_description(number))
             self._unused(number, len(data))
@@ -185,16 +155,30 @@ class _Scanner:
             raise IncompatibleVersion(str(path), found=error.version, supported=FORMAT_VERSION) from error
         except BadRecord as error:
             self.refuse(number, 0, error.reason)
+        if self._identity is None:
+            self._identity = StoreIdentity(found.cluster_id, found.node_id, found.incarnation)
         for field in ("cluster_id", "node_id"):
             owner, expected = getattr(found, field), getattr(self._identity, field)
             if owner != expected:
                 raise DirectoryMismatch(self._directory, field, found=owner, expected=expected)
         if len(data) != found.segment_bytes:
             self.refuse(number, len(data), f"the file has {len(data)} bytes instead of {found.segment_bytes}")
+        self._take_over(found)
         due = self._due_description(number, like=found)
         if found != due:
             self.refuse(number, 0, f"its description is {found}, but the log before it amounts to {due}")
         return found
+
+    def _take_over(self, description: Description) -> None:
+        """What only the description knows, since older segments are gone."""
+        state, base = self.found.state, description.first_index - 1
+        configuration = description.configuration_index
+        if self.found.active is None and description.segment_number > 1:
+            state.vote, state.bootstrap = description.vote, description.bootstrap
+            state.entries.begin_at(SnapshotPoint(LogIndex(base), Term(0)), configuration=configuration)
+            self.found.base_is_known = False
+        elif state.entries.configuration_index <= state.entries.base.index >= configuration:
+            state.entries.configuration_below = configuration
 
     def _due_description(self, number: int, *, like: Description) -> Description:
         before = self.found.active
@@ -203,6 +187,8 @@ class _Scanner:
 
     def _longest_description(self, number: int) -> int:
         """Bytes that a description written here can have taken at most."""
+        if self._identity is None:
+            return MAX_DESCRIPTION_BYTES
         blank = blank_description(self._identity, segment_bytes=MAX_SEGMENT_BYTES)
         return len(encode_description(self._due_description(number, like=blank), number=0))
 
@@ -287,22 +273,39 @@ class _Scanner:
         state = self.found.state
         try:
             [entry] = decode_entries(record)
-            if entry.kind in ENTRY_KINDS:
-                placement, _ = place([entry], [record], location=location_of(number, offset))
-                state.entries.add(placement)
-            elif entry.kind is EntryKind.VOTE:
-                vote = vote_of(entry)
-                if vote.term < state.vote.term:
-                    raise ValueError(f"the term falls from {state.vote.term} to {vote.term}")
-                state.vote = vote
-            elif entry.kind is EntryKind.BOOTSTRAP:
-                state.bootstrap = bootstrap_of(entry)
-            else:
-                raise ValueError(f"a record of kind {entry.kind.name}, which this version does not write")
+            match item_of(entry):
+                case Entry():
+                    self._make_way(entry.index)
+                    placement, _ = place([entry], [record], location=location_of(number, offset))
+                    state.entries.add(placement)
+                case SaveVote() as vote:
+                    if vote.term < state.vote.term:
+                        raise ValueError(f"the term falls from {state.vote.term} to {vote.term}")
+                    state.vote = vote
+                case SaveBootstrap() as bootstrap:
+                    state.bootstrap = bootstrap
+                case SaveSnapshot() as marker:
+                    path = segment_path(self._directory, number)
+                    self.found.markers.append(FoundMarker(path, offset, marker))
+                    self._take_in(marker)
         except BadRecord as error:
             self.refuse(number, offset, error.reason)
         except ValueError as error:
             self.refuse(number, offset, str(error))
+
+    def _make_way(self, index: LogIndex) -> None:
+        """The log may begin with a segment in which an entry removed some of the segments before it."""
+        found, base = self.found, self.found.state.entries.base
+        if not found.base_is_known and 1 <= index <= base.index:
+            found.state.entries.begin_at(SnapshotPoint(LogIndex(index - 1), Term(0)))
+
+    def _take_in(self, marker: SaveSnapshot) -> None:
+        found, entries, point = self.found, self.found.state.entries, marker.point
+        if marker.keep and not found.base_is_known and point.index <= entries.base.index:
+            # It kept entries of segments that were removed since.
+            return
+        entries.take_in(marker)
+        found.base_is_known = True
 
     def _remember(self, number: int, offset: int, records: bytes) -> None:
         recent = self.found.recent

@@ -7,16 +7,17 @@ House rule: whatever was found to be there is durable when this module is done.
 """
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from trio_raft._errors import DirectoryInUse, StorageFull
 from trio_raft._storage.custody import Custody, is_lingering
 from trio_raft._storage.files import Files, LockHeld, directory_errors, storage_errors
 from trio_raft._storage.format import Description, encode_description
-from trio_raft._storage.recovery import Found
+from trio_raft._storage.found import Found
 from trio_raft._storage.segments import (
+    Preparation,
     Segment,
-    Upkeep,
     as_segment,
     discard_segments,
     next_slice,
@@ -42,13 +43,15 @@ def lock_directory(files: Files, custody: Custody, directory: Path, *, needed: i
             raise DirectoryInUse(directory, lingering if is_lingering(directory) else error.holder) from None
 
 
-def repair(files: Files, custody: Custody, directory: Path, found: Found) -> Segment | None:
+def repair(
+    files: Files, custody: Custody, directory: Path, found: Found, *, behind_gap: Sequence[int] = ()
+) -> Segment | None:
     """Discard what was never used, cut what was torn, and go on in the active segment, if there is one.
 
-    Raises StorageError.
+    ``behind_gap``: numbers of older segments, ascending, that nothing connects with the log.  Raises StorageError.
     """
     with storage_errors(directory, "discarding unused segments"):
-        discard_segments(files, directory, found.unused)
+        discard_segments(files, directory, [*sorted(found.unused, reverse=True), *behind_gap])
     if found.active is None:
         return None
     number, length = found.active.segment_number, found.active.segment_bytes
@@ -71,8 +74,8 @@ def begin(files: Files, custody: Custody, directory: Path, description: Descript
     """
     number, length = description.segment_number, description.segment_bytes
     path = segment_path(directory, number)
-    step: Upkeep | None
-    step = done = Upkeep(path, number, length, descriptor=None)
+    step: Preparation | None
+    step = done = Preparation(path, number, length, descriptor=None)
     try:
         while step is not None:
             run_slice(step, files, custody)

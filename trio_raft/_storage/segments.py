@@ -1,9 +1,11 @@
-"""Segments as files: their names, and how one is made ready before anybody needs it.
+"""Segments as files: their names, how one is made ready before anybody needs it, and how it goes.
 
 A segment is prepared off the writer's path: created, its name made durable, then filled with zeros in slices, each
 synced before the next.  Blocks that were written before make a later sync cheap, since only data changes, never the
 file's length or layout; and a full disk is noticed here, where it is no failure yet.  Slices are small, so that the
 writer's sync never queues behind a large one.
+
+The oldest segment goes first, and its name is durably gone before the next one is removed: no crash leaves a gap.
 
 House rule: one segment is prepared completely before the next is created.  So only the newest file of all may be
 short, and recovery can tell a shortened one.
@@ -52,7 +54,7 @@ class Segment:
 
 
 @attrs.define
-class Upkeep:
+class Preparation:
     """One slice of the work on a segment that will be needed."""
 
     path: Path
@@ -65,30 +67,53 @@ class Upkeep:
     """Bytes of zeros to write at ``offset``."""
 
 
+@attrs.define
+class Removal:
+    """The slice that removes a segment: a name, whatever its length."""
+
+    path: Path
+    number: int
+    removed: bool = False
+    """By an attempt whose sync then found no room: only that is left to do."""
+
+
+Upkeep = Preparation | Removal
+"""One slice of work ahead of the writer, or behind the oldest entry."""
+
+
 def run_slice(upkeep: Upkeep, files: Files, custody: Custody) -> None:
     """Do one slice.  Raises StorageFull, after which the same slice may be done again, or StorageError."""
-    with storage_errors(upkeep.path, "preparing", needed=upkeep.length - upkeep.offset):
-        if upkeep.descriptor is None:
-            upkeep.descriptor = _create(upkeep.path, files, custody)
-        else:
-            files.write(upkeep.descriptor, _ZEROS[: upkeep.size], offset=upkeep.offset)
-            files.sync(upkeep.descriptor)
+    match upkeep:
+        case Preparation():
+            with storage_errors(upkeep.path, "preparing", needed=upkeep.length - upkeep.offset):
+                if upkeep.descriptor is None:
+                    upkeep.descriptor = _create(upkeep.path, files, custody)
+                else:
+                    files.write(upkeep.descriptor, _ZEROS[: upkeep.size], offset=upkeep.offset)
+                    files.sync(upkeep.descriptor)
+        case Removal():
+            # Some file systems need room even for that.
+            with storage_errors(upkeep.path, "removing", needed=0):
+                if not upkeep.removed:
+                    files.remove(upkeep.path)
+                    upkeep.removed = True
+                files.sync_directory(upkeep.path.parent)
 
 
-def next_slice(upkeep: Upkeep) -> Upkeep | None:
+def next_slice(done: Preparation) -> Preparation | None:
     """The slice after this one, or None: the segment is ready."""
-    offset = upkeep.offset + upkeep.size
-    if offset == upkeep.length:
+    offset = done.offset + done.size
+    if offset == done.length:
         return None
-    size = min(SLICE_BYTES, upkeep.length - offset)
-    return attrs.evolve(upkeep, offset=offset, size=size)
+    size = min(SLICE_BYTES, done.length - offset)
+    return attrs.evolve(done, offset=offset, size=size)
 
 
-def as_segment(upkeep: Upkeep) -> Segment:
+def as_segment(done: Preparation) -> Segment:
     """The segment whose last slice this was."""
-    if upkeep.descriptor is None or upkeep.offset + upkeep.size != upkeep.length:
-        raise AssertionError(f"{upkeep.path} is not prepared completely")
-    return Segment(upkeep.number, upkeep.path, upkeep.descriptor, upkeep.length)
+    if done.descriptor is None or done.offset + done.size != done.length:
+        raise AssertionError(f"{done.path} is not prepared completely")
+    return Segment(done.number, done.path, done.descriptor, done.length)
 
 
 def _create(path: Path, files: Files, custody: Custody) -> int:
@@ -110,7 +135,11 @@ def write_zeros(files: Files, descriptor: int, *, start: int, end: int) -> None:
 
 
 def discard_segments(files: Files, directory: Path, numbers: Iterable[int]) -> None:
-    """Remove segments that hold nothing, the newest first, so that no crash leaves a gap in the numbers."""
-    for number in sorted(numbers, reverse=True):
+    """Remove segments in this order, each durably before the next.
+
+    What holds nothing goes from the newest to the oldest, what is covered by a snapshot from the oldest to the newest:
+    then no crash leaves a gap in the numbers.
+    """
+    for number in numbers:
         files.remove(segment_path(directory, number))
         files.sync_directory(directory)

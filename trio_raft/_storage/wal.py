@@ -9,7 +9,9 @@ see nothing that changes:
 
 When a batch does not fit into what is left of the active segment, the plan *rotates*: the thread first writes and
 syncs the description of the next prepared segment, and then the batch.  If none is prepared, there is no plan.
-Upkeep prepares segments, a slice at a time (``segments``).
+Upkeep prepares segments, a slice at a time (``segments``), and removes those that a snapshot made superfluous
+(``old_segments``): what is given up is given up in ``done``, in the order of the journal, and nobody waits for the
+files to go.
 
 House rules: the store's state belongs to the loop, and threads get plans; after a failed write or sync nothing is
 written again; whoever touches a descriptor is inside the custody.
@@ -27,11 +29,16 @@ from trio_raft._storage.custody import Custody
 from trio_raft._storage.entry_map import MAX_SEGMENT_BYTES, DurableState
 from trio_raft._storage.files import Files, OsFiles, storage_errors
 from trio_raft._storage.format import blank_description, encode_description, make_nonce, sectors_up
+from trio_raft._storage.found import Found, recent_entries, settle
+from trio_raft._storage.old_segments import OldSegments
 from trio_raft._storage.reading import ReadPlan, plan_entries, read_entries
-from trio_raft._storage.recovery import Found, recent_entries, scan
+from trio_raft._storage.reconcile import Reconciled
+from trio_raft._storage.recovery import after_last_gap, scan
 from trio_raft._storage.repair import begin, lock_directory, repair
 from trio_raft._storage.segments import (
     SEGMENTS_READY,
+    Preparation,
+    Removal,
     Segment,
     Upkeep,
     as_segment,
@@ -41,7 +48,17 @@ from trio_raft._storage.segments import (
     segment_path,
 )
 from trio_raft._storage.writing import Active, PlannedItem, WritePlan, measure, write_batch
-from trio_raft.abc import JournalItem, LogStore, Recovered, SaveBootstrap, SaveVote, StoreIdentity
+from trio_raft.abc import (
+    Compact,
+    JournalItem,
+    LogStore,
+    Recovered,
+    SaveBootstrap,
+    SaveSnapshot,
+    SaveVote,
+    SnapshotPoint,
+    StoreIdentity,
+)
 
 MARGIN_BYTES = 64 << 10
 """Votes, bootstrap maps and the header, in a batch that is otherwise full of entries."""
@@ -74,19 +91,21 @@ class FileLogStore(LogStore[WritePlan, ReadPlan, Upkeep]):
         self._files: Files = files or OsFiles()
         self._custody = Custody(self._files, self._directory)
         self._state = DurableState()
+        self._old = OldSegments(self._directory, oldest=1)
         self._current: Active | None = None
         self._fresh = ""
         self._ready: deque[Segment] = deque()
-        self._preparing: Upkeep | None = None
+        self._preparing: Preparation | None = None
+        self._full = False
         self._planned: WritePlan | None = None
         self._failed = False
 
     # ------------------------------------------------------------------------- opening and closing
 
-    def open(self, identity: StoreIdentity, *, memory_bytes: int) -> Recovered:
+    def open(self, identity: StoreIdentity, *, memory_bytes: int, snapshot: SnapshotPoint | None = None) -> Recovered:
         with self._custody:
             try:
-                return self._open(identity, memory_bytes)
+                return self._open(identity, memory_bytes, snapshot)
             except BaseException:
                 self._custody.close()
                 raise
@@ -94,30 +113,41 @@ class FileLogStore(LogStore[WritePlan, ReadPlan, Upkeep]):
     def close(self) -> None:
         self._custody.close()
 
-    def _open(self, identity: StoreIdentity, memory_bytes: int) -> Recovered:
+    def _open(self, identity: StoreIdentity, memory_bytes: int, snapshot: SnapshotPoint | None) -> Recovered:
         files, directory = self._files, self._directory
         lock_directory(files, self._custody, directory, needed=self._segment_bytes)
         with storage_errors(directory, "listing"):
             numbers = segment_numbers(files, directory)
+        # Before a gap nothing counts, if the snapshot covers what is missing: `settle` sees to that.
+        behind_gap = numbers[: after_last_gap(numbers)] if snapshot else []
+        numbers = numbers[len(behind_gap) :]
         found = scan(files, directory, numbers, identity, memory_bytes=memory_bytes)
+        verdict = settle(found, snapshot, directory)
         tail = recent_entries(found, memory_bytes=memory_bytes)
-        self._current = self._begin_or_go_on(found, identity)
-        self._state = state = found.state
+        self._current = self._begin_or_go_on(found, identity, behind_gap)
+        self._state = found.state
+        self._old = OldSegments(directory, oldest=numbers[0] if numbers else 1)
         self._fresh = identity.new_incarnation
+        return self._recovered(found, verdict, tail)
+
+    def _recovered(self, found: Found, verdict: Reconciled, tail: tuple[Entry, ...]) -> Recovered:
+        vote, entries, counts = found.state.vote, found.state.entries, not verdict.superseded
         return Recovered(
-            incarnation=self._current.description.incarnation,
-            term=state.vote.term,
-            voted_for=state.vote.voted_for,
-            bootstrap=state.bootstrap,
-            last_index=state.entries.last_index,
-            term_runs=state.entries.term_runs,
-            tail=tail,
+            incarnation=self._active.description.incarnation,
+            term=vote.term,
+            voted_for=vote.voted_for,
+            bootstrap=found.state.bootstrap,
+            base=verdict.base,
+            last_index=entries.last_index if counts else verdict.base.index,
+            term_runs=entries.term_runs if counts else (),
+            tail=tail if counts else (),
             cut_bytes=found.torn.size if found.torn else 0,
-            cut_path=str(segment_path(directory, found.torn.number)) if found.torn else "",
+            cut_path=str(segment_path(self._directory, found.torn.number)) if found.torn else "",
+            superseded=verdict.superseded,
         )
 
-    def _begin_or_go_on(self, found: Found, identity: StoreIdentity) -> Active:
-        segment = repair(self._files, self._custody, self._directory, found)
+    def _begin_or_go_on(self, found: Found, identity: StoreIdentity, behind_gap: Sequence[int]) -> Active:
+        segment = repair(self._files, self._custody, self._directory, found, behind_gap=behind_gap)
         if segment and found.active:
             return Active(segment, found.active, found.end)
         blank = blank_description(identity, segment_bytes=self._segment_bytes)
@@ -137,11 +167,11 @@ class FileLogStore(LogStore[WritePlan, ReadPlan, Upkeep]):
     def plan(self, batch: Sequence[JournalItem]) -> WritePlan | None:
         if self._planned:
             raise AssertionError("the plan before this one was never done")
-        items, size = measure(batch, last_index=self._state.entries.last_index)
+        items, size = measure(batch, self._state.entries)
         active = self._active
         plan: WritePlan | None
         if active.has_room(size):
-            number = self._state.batch_number + 1
+            number = self._state.batch_number + (1 if size else 0)
             plan = WritePlan(items, size, number, active.segment, active.description, active.end)
         else:
             plan = self._plan_rotation(active, items, size)
@@ -170,6 +200,11 @@ class FileLogStore(LogStore[WritePlan, ReadPlan, Upkeep]):
                     state.vote = item
                 case SaveBootstrap():
                     state.bootstrap = item
+                case SaveSnapshot(point):
+                    state.entries.take_in(item)
+                    self._old.give_up(state.entries, point.index, active=plan.segment.number)
+                case Compact(up_to):
+                    self._old.give_up(state.entries, up_to, active=plan.segment.number)
                 case _:
                     state.entries.add(next(placements))
         state.batch_number = plan.number
@@ -214,7 +249,9 @@ class FileLogStore(LogStore[WritePlan, ReadPlan, Upkeep]):
     # ------------------------------------------------------------------------- reading
 
     def plan_read(self, first: LogIndex, last: LogIndex, *, max_bytes: int) -> ReadPlan:
-        return plan_entries(self._state.entries, first, last, max_bytes=max_bytes)
+        plan = plan_entries(self._state.entries, first, last, max_bytes=max_bytes)
+        self._old.pin(plan)
+        return plan
 
     def execute_read(self, plan: ReadPlan) -> list[Entry]:
         with self._custody:
@@ -223,11 +260,15 @@ class FileLogStore(LogStore[WritePlan, ReadPlan, Upkeep]):
     # ------------------------------------------------------------------------- upkeep
 
     def plan_upkeep(self) -> Upkeep | None:
+        removal = self._old.next_removal()
+        # A writer without a prepared segment waits for one, unless the disk is full: then room has to come first.
+        if removal and (self._ready or self._full):
+            return removal
         if self._preparing is None and len(self._ready) < SEGMENTS_READY:
             number = self._active.segment.number + len(self._ready) + 1
             path = segment_path(self._directory, number)
-            self._preparing = Upkeep(path, number, self._segment_bytes, descriptor=None)
-        return self._preparing
+            self._preparing = Preparation(path, number, self._segment_bytes, descriptor=None)
+        return self._preparing or removal
 
     def execute_upkeep(self, upkeep: Upkeep) -> None:
         with self._custody:
@@ -235,12 +276,17 @@ class FileLogStore(LogStore[WritePlan, ReadPlan, Upkeep]):
             try:
                 run_slice(upkeep, self._files, self._custody)
             except StorageFull:
+                self._full = True
                 raise
             except BaseException:
                 self._failed = True
                 raise
+            self._full = False
 
     def done_upkeep(self, upkeep: Upkeep) -> None:
+        if isinstance(upkeep, Removal):
+            self._old.done(upkeep)
+            return
         if upkeep is not self._preparing:
             raise AssertionError("this slice was not planned")
         self._preparing = next_slice(upkeep)

@@ -38,7 +38,7 @@ RANDOM_RUNS = 5
 
 
 class NotConforming(AssertionError):
-    """A log store or a transport breaks its contract."""
+    """A log store, a snapshot store or a transport breaks its contract."""
 
 
 @attrs.frozen
