@@ -80,6 +80,8 @@ class Status:
     """On a leader: seconds since each follower last answered."""
     first_index: int
     """Of the log; what was before it only the snapshot has."""
+    last_index: int
+    """Of the log; ``first_index - 1`` if it is empty."""
     snapshot_index: int
     """Of the newest snapshot; 0 if there is none."""
     snapshots_taken: int

@@ -48,10 +48,10 @@ def _screen(console: Console, cluster: Cluster, writes: Writes) -> RenderableTyp
 
 
 def _nodes(cluster: Cluster) -> Table:
-    table = Table(expand=True, box=None, header_style="dim", pad_edge=False)
+    table = Table(expand=True, box=None, header_style="dim", pad_edge=False, collapse_padding=True)
     table.add_column("node")
     table.add_column("is")
-    for heading in ("term", "commit", "applied", "lag", "snapshot", "log from", "contact"):
+    for heading in ("term", "commit", "applied", "lag", "snapshot", "in log", "contact"):
         table.add_column(heading, justify="right")
     for child in cluster.children.values():
         table.add_row(*_row(cluster, child))
@@ -77,7 +77,7 @@ def _row(cluster: Cluster, child: Child) -> list[RenderableType]:
         f"{status.last_applied:,}",
         shown_lag,
         f"{status.snapshot_index:,}" if status.snapshot_index else "–",
-        f"{status.first_index:,}",
+        f"{status.last_index - status.first_index + 1:,}",
         _contact(leader, child),
     ]
 

@@ -13,8 +13,7 @@ other::
     {"id": 5, "do": "snapshot"}                            {"id": 5, "index": 7, "bytes": 512}
 
 Without being asked: ``{"ready": true}`` once the node listens, ``{"status": {…}}`` four times a second, at
-every change of role, and when a snapshot of the leader's was installed, ``{"event": "…"}`` for what a person
-should see.
+every change of role, and after every snapshot, ``{"event": "…"}`` for what a person should see.
 
 The end of standard input ends the node, so that a controller that was killed leaves no child behind. The
 log goes to standard error.
@@ -147,6 +146,7 @@ def status(node: KeyValueNode, machine: KeyValue) -> Message:
         "lags": {peer: statistics.last_index - found.match_index for peer, found in statistics.peers.items()},
         "contact_ages": {peer: found.last_contact_age for peer, found in statistics.peers.items()},
         "first_index": statistics.first_index,
+        "last_index": statistics.last_index,
         "snapshot_index": snapshots.index,
         "snapshots_taken": snapshots.taken,
         "snapshots_installed": snapshots.installed,
@@ -159,8 +159,9 @@ async def report_events(node: KeyValueNode, machine: KeyValue, sender: MessageSe
     """Pass on what a person should see."""
     with node.events() as events:
         async for event in events:
-            if isinstance(event, trio_raft.SnapshotInstalled):
-                await sender.send({"status": status(node, machine)})  # urgent: it is counted from the status
+            if isinstance(event, trio_raft.SnapshotTaken | trio_raft.SnapshotInstalled):
+                # They are counted from the status, and a process that is killed says nothing any more.
+                await sender.send({"status": status(node, machine)})
             text = describe(node.node_id, event)
             if text:
                 await sender.send({"event": text})

@@ -440,7 +440,20 @@ def test_foreign_directory_is_refused(stranger: StoreIdentity, field: str) -> No
         (b"\x01" * 32, "which are not there"),
         (b"\x01" * 8, "0 records, not 1"),
     ],
-    ids=["gap", "lower-term", "term", "vote", "data", "bootstrap", "no-map", "marker", "marker-of-0", "keep", "length", "count"],
+    ids=[
+        "gap",
+        "lower-term",
+        "term",
+        "vote",
+        "data",
+        "bootstrap",
+        "no-map",
+        "marker",
+        "marker-of-0",
+        "keep",
+        "length",
+        "count",
+    ],
 )
 def test_nonsense_in_a_sound_batch_is_refused(record: bytes, problem: str) -> None:
     """A batch with a right checksum whose records make no sense is refused, at the record."""
