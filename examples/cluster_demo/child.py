@@ -95,7 +95,8 @@ class Status:
     def read(cls, message: Message) -> "Status":
         """From what the node sent."""
         receiving = message["receiving"]
-        return cls(**{**message, "receiving": Receiving(**receiving) if receiving else None})
+        details: Message = {**message, "receiving": Receiving(**receiving) if receiving else None}
+        return cls(**details)
 
 
 @attrs.define(eq=False)
