@@ -210,7 +210,7 @@ class Snapshots:
     """Newest snapshots that are kept on disk."""
 
     chunk_bytes: int = 1 * MEBIBYTE
-    """Bytes of a snapshot in one message; four are under way at a time."""
+    """Bytes of a snapshot in one message, as far as the peer's frames take them; four are under way at a time."""
 
     bytes_per_second: int = 64 * MEBIBYTE
     """To each follower; 0 sends as fast as it takes them."""
@@ -258,9 +258,6 @@ class Config:
             known = ", ".join(sorted(self.members)) or "none"
             raise ConfigurationError("members", f"must name this node, {self.node_id!r}; it names {known}")
         self._check_addresses()
-        if self.snapshots.chunk_bytes > self.limits.max_frame_body:
-            problem = f"must fit into a frame: limits.max_frame_body is {self.limits.max_frame_body}"
-            raise ConfigurationError("snapshots.chunk_bytes", problem)
         if self.listen:
             split_address("listen", self.listen)
 

@@ -57,7 +57,7 @@ def test_runs_are_eventful() -> None:
 
 
 def test_runs_install_snapshots() -> None:
-    """Followers below the log get snapshots, over logs that keep a suffix and logs that go, in good numbers (N1, R9)."""
+    """Followers below the log get snapshots, over logs that keep a suffix and logs that go (N1, R9)."""
     installs = [kept for seed in range(10) for kept in run(seed, FIVE).installs]
     assert min(installs.count(True), installs.count(False)) >= 3
 

@@ -281,6 +281,15 @@ def test_reset_replaces_the_whole_log(at: int) -> None:
     assert terms_of(log) == [3, 5]
 
 
+def test_reset_forgets_what_left_memory() -> None:
+    """Entries of the old log that had left memory are none that the new one lacks."""
+    log = log_of(1, 1, 1, 1, 1, memory_bytes=4 * ONE)
+    log.release(index(5))
+    log.reset(index(5), Term(2))
+    log.append(entry(6, 2))
+    assert (log.memory_first, log.memory_bytes_used, log.entry(index(6))) == (6, ONE, entry(6, 2))
+
+
 @pytest.mark.parametrize(("at", "term"), [(2, 4), (3, 4), (4, 3), (9, 3), (-1, 4)])
 def test_reset_never_below_the_base(at: int, term: int) -> None:
     """No snapshot takes the place of a log whose base is newer, in index or in term."""

@@ -9,9 +9,19 @@ import attrs
 
 from trio_raft._messages import Incarnation, ServerId
 from trio_raft._records import Entry, EntryKind, LogIndex, Term, make_entry
+from trio_raft._storage.entry_map import BEFORE_ALL
 from trio_raft._storage.files import Files
 from trio_raft._storage.wal import FileLogStore
-from trio_raft.abc import Append, JournalItem, Recovered, SaveBootstrap, SaveVote, StoreIdentity
+from trio_raft.abc import (
+    Append,
+    JournalItem,
+    Recovered,
+    SaveBootstrap,
+    SaveSnapshot,
+    SaveVote,
+    SnapshotPoint,
+    StoreIdentity,
+)
 from trio_raft.testing._disk import SimDisk, Unit
 
 DIRECTORY = Path("/data")
@@ -43,6 +53,10 @@ def vote(term: int, voted_for: ServerId | None = None) -> SaveVote:
     return SaveVote(Term(term), voted_for)
 
 
+def point(index: int, term: int) -> SnapshotPoint:
+    return SnapshotPoint(LogIndex(index), Term(term))
+
+
 def bootstrap(*, done: bool) -> SaveBootstrap:
     return SaveBootstrap({N1: Incarnation("aa"), N2: Incarnation("bb")}, done)
 
@@ -58,18 +72,25 @@ def make_store(
 
 
 def open_store(
-    files: Files, *, directory: Path = DIRECTORY, segment_bytes: int = 4096, longest_batch: int | None = None
+    files: Files,
+    *,
+    directory: Path = DIRECTORY,
+    segment_bytes: int = 4096,
+    longest_batch: int | None = None,
+    snapshot: SnapshotPoint | None = None,
 ) -> FileLogStore:
     """A store that is open; what it found is left aside."""
     store = make_store(files, directory=directory, segment_bytes=segment_bytes, longest_batch=longest_batch)
-    store.open(identity(), memory_bytes=ENOUGH_MEMORY)
+    store.open(identity(), memory_bytes=ENOUGH_MEMORY, snapshot=snapshot)
     return store
 
 
-def recover(files: Files, *, directory: Path = DIRECTORY, segment_bytes: int = 4096) -> Recovered:
+def recover(
+    files: Files, *, directory: Path = DIRECTORY, segment_bytes: int = 4096, snapshot: SnapshotPoint | None = None
+) -> Recovered:
     """Open, close, and say what was found."""
     store = make_store(files, directory=directory, segment_bytes=segment_bytes)
-    found = store.open(identity(), memory_bytes=ENOUGH_MEMORY)
+    found = store.open(identity(), memory_bytes=ENOUGH_MEMORY, snapshot=snapshot)
     store.close()
     return found
 
@@ -97,24 +118,49 @@ class Image:
     voted_for: ServerId | None = None
     bootstrap: SaveBootstrap | None = None
     entries: tuple[Entry, ...] = ()
+    """Those above the base."""
+    base: SnapshotPoint = BEFORE_ALL
 
     def after(self, items: Sequence[JournalItem]) -> "Image":
-        """With these items stored as well."""
+        """With these items stored as well; when a ``Compact`` takes effect is the store's affair."""
         image = self
         for item in items:
             match item:
                 case Append():
-                    kept = image.entries[: item.entries[0].index - 1]
+                    kept = (each for each in image.entries if each.index < item.entries[0].index)
                     image = attrs.evolve(image, entries=(*kept, *item.entries))
                 case SaveVote():
                     image = attrs.evolve(image, term=item.term, voted_for=item.voted_for)
                 case SaveBootstrap():
                     image = attrs.evolve(image, bootstrap=item)
+                case SaveSnapshot(at, keep):
+                    image = image.above(at) if keep else attrs.evolve(image, entries=(), base=at)
         return image
+
+    def above(self, base: SnapshotPoint) -> "Image":
+        """As if it began there; as it is if no such entry is part of it."""
+        if self.term_at(base.index) != base.term:
+            return self
+        return attrs.evolve(self, base=base, entries=tuple(each for each in self.entries if each.index > base.index))
+
+    def beside(self, snapshot: SnapshotPoint | None) -> "Image":
+        """What counts of it beside that snapshot (N1)."""
+        if snapshot is None or self.term_at(snapshot.index) == snapshot.term:
+            return self
+        return attrs.evolve(self, entries=(), base=snapshot)
+
+    def term_at(self, index: int) -> int | None:
+        """None outside; the base is inside."""
+        terms = {each.index: each.term for each in self.entries} | {self.base.index: self.base.term}
+        return terms.get(LogIndex(index))
+
+    @property
+    def last_index(self) -> int:
+        return self.base.index + len(self.entries)
 
     @classmethod
     def of(cls, found: Recovered) -> "Image":
-        return cls(found.term, found.voted_for, found.bootstrap, found.tail)
+        return cls(found.term, found.voted_for, found.bootstrap, found.tail, found.base)
 
     @property
     def term_runs(self) -> tuple[tuple[int, int], ...]:

@@ -175,7 +175,7 @@ def test_power_cut_takes_a_rename_that_was_not_synced() -> None:
     assert [(unit.path, unit.what) for unit in disk.unsynced()] == [(target, "create"), (FILE, "remove")]
     before = disk.after_power_cut(nothing)
     assert (before.contents(FILE), before.contents(target)) == (b"new", b"old")
-    assert disk.after_power_cut(lambda unit: unit.what == "remove").paths() == [FILE, target]
+    assert disk.after_power_cut(lambda unit: unit.what == "remove").contents(FILE) == b"new"
     both = disk.after_power_cut(lambda unit: unit.what == "create")
     assert (both.contents(FILE), both.contents(target)) == (b"new", b"new")
     disk.sync_directory(HERE)
@@ -189,9 +189,10 @@ def test_rename_fails_as_on_a_real_disk() -> None:
     """What is not there cannot be renamed or removed, and an injected error changes nothing."""
     disk = SimDisk()
     make_file(disk)
-    for operation in (lambda: disk.rename(HERE / "other", FILE), lambda: disk.remove(HERE / "other")):
-        with pytest.raises(FileNotFoundError):
-            operation()
+    with pytest.raises(FileNotFoundError):
+        disk.rename(HERE / "other", FILE)
+    with pytest.raises(FileNotFoundError):
+        disk.remove(HERE / "other")
     disk.fail("rename", errno.EIO)
     with pytest.raises(OSError, match="Input/output"):
         disk.rename(FILE, HERE / "other")

@@ -12,6 +12,7 @@ import pytest
 from tests.storage.snapshot_support import encoded, find, meta, open_snapshots, state_of, take
 from tests.storage.support import DIRECTORY, identity, lose_everything, power_cuts
 from trio_raft._storage import snapshot_files
+from trio_raft._storage.snapshot_files import snapshot_path
 from trio_raft._storage.snapshots import FileSnapshotStore
 from trio_raft.abc import SnapshotPoint
 from trio_raft.testing._disk import PowerCut, SimDisk
@@ -114,6 +115,27 @@ def test_process_kill_anywhere_leaves_nothing_for_a_later_power_cut(script: Scri
     for disk, life in lives(script):
         disk.kill_process()
         check_start(disk, life)
+
+
+def test_copy_that_was_never_synced_is_durable_once_it_was_found() -> None:
+    """A file that came here without a sync, an operator's copy, is made durable before anything rests on it (S7)."""
+    disk = SimDisk()
+    descriptor = disk.create(snapshot_path(DIRECTORY, meta(5).point))
+    disk.write(descriptor, encoded(meta(5), [STATES[5]]), offset=0)
+    check_start(disk, Life(attempted=meta(5).point))
+    assert find(disk).newest is not None
+
+
+def test_process_kill_in_the_middle_of_a_sync() -> None:
+    """A process that dies while it publishes leaves nothing that a later power cut could make a part of (S7)."""
+    disk = SimDisk()
+    store = open_snapshots(disk)
+    writer = store.begin(meta(5))
+    writer.write(STATES[5])
+    with disk.staging():
+        writer.finish()
+    disk.kill_process()
+    check_start(disk, Life(attempted=meta(5).point))
 
 
 def test_old_one_is_removed_only_when_the_new_one_is_durable() -> None:

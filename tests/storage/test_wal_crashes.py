@@ -11,6 +11,7 @@ import attrs
 import pytest
 
 from tests.storage.support import (
+    DIRECTORY,
     ENOUGH_MEMORY,
     N1,
     N2,
@@ -23,21 +24,24 @@ from tests.storage.support import (
     keep_up,
     lose_everything,
     make_store,
+    point,
     power_cuts,
     recover,
     save,
     vote,
 )
 from trio_raft._errors import StorageError
-from trio_raft._records import EntryKind
+from trio_raft._messages import Incarnation
+from trio_raft._records import EntryKind, LogIndex
+from trio_raft._storage.segments import segment_numbers
 from trio_raft._storage.wal import FileLogStore
-from trio_raft.abc import JournalItem
+from trio_raft.abc import Compact, JournalItem, SaveBootstrap, SaveSnapshot, SnapshotPoint
 from trio_raft.testing._disk import PowerCut, SimDisk
 
 SEGMENT_BYTES = 4096
 
-Script = Sequence[Sequence[JournalItem]]
-"""Batches, one after the other; an empty one stands for upkeep."""
+Script = Sequence[Sequence[JournalItem] | SnapshotPoint]
+"""Batches, one after the other; an empty one stands for upkeep, a point for a snapshot that becomes durable."""
 
 START: Script = [[vote(1, N1), bootstrap(done=True)]]
 
@@ -68,12 +72,79 @@ ROTATE: Script = [
     [commands(1, 1, term=4, data=b"\x0a" * 3000)],
 ]
 
+HALF = b"\x0b" * 1300
+"""Of these, two commands fit into a segment."""
+
+COMPACT: Script = [
+    *START,
+    *([commands(index, index, term=1, data=HALF)] for index in range(1, 7)),
+    point(5, 1),
+    [],
+    [Compact(LogIndex(4)), vote(2)],
+    [],
+    [commands(7, 7, term=2, data=HALF)],
+    point(7, 2),
+    [commands(8, 8, term=2, data=HALF), Compact(LogIndex(7))],
+    [],
+    [Compact(LogIndex(7))],
+]
+
+COMPACT_ALL: Script = [
+    *START,
+    [commands(1, 1, term=1, data=b"\x0c" * 2900)],
+    [],
+    point(1, 1),
+    [vote(2), SaveBootstrap({N1: Incarnation("aa" * 500)}, done=True), Compact(LogIndex(1))],
+    [],
+    [commands(2, 2, term=2)],
+]
+
+COMPACT_BELOW: Script = [
+    *START,
+    *([commands(index, index, term=1, data=HALF)] for index in range(1, 5)),
+    [],
+    [append(entry(2, 2, HALF, EntryKind.CONFIGURATION)), commands(3, 3, term=2)],
+    point(2, 2),
+    [Compact(LogIndex(1))],
+    [],
+    [commands(4, 4, term=2, data=b"\x0d" * 2900)],
+    point(4, 2),
+    [Compact(LogIndex(2))],
+    [],
+]
+
+MARKERS: Script = [
+    *START,
+    [commands(1, 6, term=1, data=b"\x0e" * 200)],
+    point(4, 1),
+    [SaveSnapshot(point(4, 1), keep=True)],
+    [],
+    [commands(7, 7, term=1, data=b"\x0e" * 2900)],
+    point(20, 3),
+    [vote(3), SaveSnapshot(point(20, 3), keep=False), commands(21, 22, term=3, data=b"\x0f" * 1200)],
+    [],
+    [commands(22, 23, term=4, data=b"\x10" * 1200)],
+    point(22, 4),
+    [Compact(LogIndex(22))],
+    [],
+]
+
+CONFLICT: Script = [
+    *START,
+    [commands(1, 6, term=1, data=b"\x0e" * 200)],
+    point(4, 2),
+    [SaveSnapshot(point(4, 2), keep=False), commands(5, 5, term=2, data=b"\x0f" * 2900)],
+    [],
+]
+
 
 @attrs.define
 class Life:
     """How far a store got before the power went."""
 
     opened: bool = False
+    snapshot: SnapshotPoint | None = None
+    """The newest durable one."""
     promised: Image = attrs.Factory(Image)
     attempted: Image = attrs.Factory(Image)
 
@@ -84,6 +155,9 @@ def live(disk: SimDisk, script: Script, life: Life) -> FileLogStore:
     store.open(identity(), memory_bytes=ENOUGH_MEMORY)
     life.opened = True
     for batch in script:
+        if isinstance(batch, SnapshotPoint):
+            life.snapshot = batch
+            continue
         life.attempted = life.promised.after(batch)
         if batch:
             save(store, *batch)
@@ -109,15 +183,15 @@ def lives(script: Script) -> Iterator[tuple[SimDisk, Life]]:
         yield disk, life
 
 
-def check_recovery(disk: SimDisk, allowed: Sequence[Image]) -> Image:
+def check_recovery(disk: SimDisk, allowed: Sequence[Image], *, snapshot: SnapshotPoint | None = None) -> Image:
     """Open, open again, cut the power, open again: always the same, and one of those that are allowed."""
-    once = recover(disk)
+    once = recover(disk, snapshot=snapshot)
     found = Image.of(once)
-    assert found in allowed
-    assert once.term_runs == found.term_runs
-    again = recover(disk)
+    assert found in [each.beside(snapshot).above(found.base) for each in allowed]
+    assert (once.last_index, once.term_runs) == (found.last_index, found.term_runs)
+    again = recover(disk, snapshot=snapshot)
     assert (Image.of(again), again.cut_bytes) == (found, 0)
-    assert Image.of(recover(disk.after_power_cut(lose_everything))) == found
+    assert Image.of(recover(disk.after_power_cut(lose_everything), snapshot=snapshot)) == found
     return found
 
 
@@ -129,6 +203,61 @@ def test_power_cut_anywhere_keeps_what_was_synced(script: Script) -> None:
     for disk, life in lives(script):
         for after in power_cuts(disk, at_most=512):
             check_recovery(after, [life.promised, life.attempted])
+
+
+WITH_SNAPSHOTS = {
+    "compact": COMPACT,
+    "compact-all": COMPACT_ALL,
+    "compact-below": COMPACT_BELOW,
+    "markers": MARKERS,
+    "conflict": CONFLICT,
+}
+
+
+@pytest.mark.parametrize("script", WITH_SNAPSHOTS.values(), ids=WITH_SNAPSHOTS)
+def test_power_cut_anywhere_beside_a_snapshot(script: Script) -> None:
+    """Every crash point of a marker, of the removal of segments, and of a rotation with it reopens with all that was
+    synced, as far as the newest snapshot lets it count (S6, N1, N8).
+    """
+    for disk, life in lives(script):
+        for after in power_cuts(disk, at_most=64):
+            check_recovery(after, [life.promised, life.attempted], snapshot=life.snapshot)
+
+
+@pytest.mark.parametrize("script", WITH_SNAPSHOTS.values(), ids=WITH_SNAPSHOTS)
+def test_power_cut_anywhere_beside_a_snapshot_lets_the_log_go_on(script: Script) -> None:
+    """After any crash the log goes on above the snapshot or the entries that count, over rotations and removals, and
+    the next start finds that (S6, N1).
+    """
+    for disk, life in lives(script):
+        for after in power_cuts(disk, at_most=4):
+            store = make_store(after, segment_bytes=SEGMENT_BYTES)
+            found = store.open(identity(), memory_bytes=ENOUGH_MEMORY, snapshot=life.snapshot)
+            image = Image.of(found)
+            last = found.last_index
+            marker = [SaveSnapshot(found.base, keep=False)] if found.superseded else []
+            batches: list[list[JournalItem]] = [
+                [*marker, vote(9, N1), commands(last + 1, last + 1, term=9, data=b"\x11" * 1900)],
+                [commands(last + 2, last + 3, term=9, data=b"\x12" * 900)],
+                [Compact(found.base.index)],
+            ]
+            for batch in batches:
+                save(store, *batch)
+                image = image.after(batch)
+            keep_up(store)
+            check_recovery(after.after_power_cut(lose_everything), [image], snapshot=life.snapshot)
+
+
+def test_power_cut_anywhere_leaves_no_gap() -> None:
+    """Segments go oldest first, each durably before the next: no crash leaves a gap in their numbers (S6)."""
+    removed = 0
+    for script in WITH_SNAPSHOTS.values():
+        for disk, _ in lives(script):
+            for after in power_cuts(disk, at_most=64):
+                numbers = segment_numbers(after, DIRECTORY)
+                assert numbers == list(range(numbers[0], numbers[-1] + 1)) if numbers else True
+                removed = max(removed, numbers[0] - 1 if numbers else 0)
+    assert removed == 3
 
 
 def test_power_cut_anywhere_lets_the_log_go_on() -> None:

@@ -92,6 +92,11 @@ class EntryMap:
         return self._run_terms[-1] if self._run_terms else self.base.term
 
     @property
+    def run_term(self) -> Term | None:
+        """The term that the next entry has if it needs no run of its own; None: it needs one in any case."""
+        return self._run_terms[-1] if self._run_terms else None
+
+    @property
     def configuration_index(self) -> LogIndex:
         """Of the last configuration entry, those at and below the base included as far as they are known; else 0."""
         return self._configurations[-1] if self._configurations else self.configuration_below
@@ -125,7 +130,7 @@ class EntryMap:
         self._truncate_from(first)
         self.locations.extend(placement.locations)
         for index, term in placement.term_runs:
-            if not self._run_terms or term != self.last_term:
+            if term != self.run_term:
                 self._run_firsts.append(index)
                 self._run_terms.append(term)
         self._configurations.extend(placement.configurations)

@@ -252,7 +252,7 @@ class _Scanner:
         entries = self.found.state.entries
         add, unpack, base = entries.locations.append, _RECORD.unpack_from, location_of(number, 0)
         at, end, count = offset + BATCH_HEADER_BYTES, offset + header.length, 0
-        next_index, last_term = entries.last_index + 1, entries.last_term
+        next_index, last_term = entries.last_index + 1, entries.run_term
         while end - at >= RECORD_HEADER_BYTES:
             length, index, term, kind_and_flags = unpack(data, at)
             behind = at + RECORD_HEADER_BYTES + length + (-length & 7)
@@ -261,7 +261,7 @@ class _Scanner:
                 next_index += 1
             else:
                 self._record(number, at, data[at:behind])
-                next_index, last_term = entries.last_index + 1, entries.last_term
+                next_index, last_term = entries.last_index + 1, entries.run_term
             at = behind
             count += 1
         if at != end or count != header.records:

@@ -116,6 +116,11 @@ class SnapshotFile:
         with self._custody, storage_errors(self.path, "reading"):
             return self._files.read(self._descriptor, size=size, offset=offset)
 
+    def sync(self) -> None:
+        """Make durable what is read from it."""
+        with self._custody, storage_errors(self.path, "syncing"):
+            self._files.sync(self._descriptor)
+
     def blocks(self) -> Iterator[bytes]:
         """All of it, from the beginning."""
         offset = 0

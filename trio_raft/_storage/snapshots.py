@@ -4,9 +4,9 @@
 ``read`` gives a reader, which keeps its file however long it is needed.  Bytes on disk are those on the wire, so a
 receiver stores what it gets and checks it in passing, and ``finish`` has nothing to read again.
 
-What stands under a finished name is complete, always.  What is *durable* beyond doubt is what ``finish`` returned,
-and, since a process may die between renaming and the sync of the directory, what ``open`` found, once ``tidy`` has
-made that up.
+What stands under a finished name is complete, always.  What is *durable* beyond doubt is what ``finish`` returned, and
+what ``open`` found once ``tidy`` has synced it: a process may die between renaming and the sync of the directory, and
+an operator may have copied a file here.
 
 House rules: the store's state changes under its mutex, and nothing blocks while that is held; ``retain`` counts only
 what is known to be whole and durable, so that a damaged file never takes the place of a good one.
@@ -67,6 +67,8 @@ class FileSnapshotStore(SnapshotStore):
         self._mutex = threading.Lock()
         self._closed = False
         self._identity: StoreIdentity | None = None
+        self._found: Path | None = None
+        """What ``open`` found, and ``tidy`` makes durable beyond doubt."""
         self._numbers = itertools.count(1)
         self._in_use: set[SnapshotFile] = set()
         self._digests: dict[SnapshotPoint, str] = {}
@@ -91,6 +93,7 @@ class FileSnapshotStore(SnapshotStore):
                 if not is_gone(error):
                     raise
         if newest:
+            self._found = Path(newest.name)
             self._digests[newest.point] = newest.digest
         unfinished = sorted(name for name in names if is_partial(name))
         return SnapshotsFound(newest, tuple(damaged), tuple(unfinished))
@@ -99,11 +102,13 @@ class FileSnapshotStore(SnapshotStore):
         self._refuse_if_closed()
         with self._mutex:
             in_use = {file.path for file in self._in_use}
+        if self._found:
+            with SnapshotFile(self._files, self._found) as file:
+                file.sync()
         with storage_errors(self._directory, "removing unfinished snapshots"):
             for name in self._files.list_directory(self._directory):
                 if is_partial(name) and self._directory / name not in in_use:
                     self._remove(self._directory / name)
-            # Also for what ``open`` found: the process before may have died between its renaming and its sync.
             self._files.sync_directory(self._directory)
 
     def begin(self, meta: SnapshotMeta) -> SnapshotWriter:
