@@ -1,5 +1,6 @@
 """The example cluster with snapshots: scripts, the state that it saves, the bar of who is brought up."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +80,15 @@ async def test_script_snapshot_without_a_leader() -> None:
 
 @pytest.mark.parametrize("option", ["--snapshot-threshold", "--trailing"])
 @pytest.mark.parametrize("word", ["-1", "many", "1.5"])
-async def test_option_wrong_number(option: str, word: str) -> None:
+def test_option_wrong_number(
+    demo: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], option: str, word: str
+) -> None:
     """A number of entries that is none ends the program with status 2, and is named."""
-    ended = await run_program(CLUSTER, f"{option}={word}", "--script", "verify")
-    assert ended.status == 2
-    assert f"argument {option}: must be a whole number, 0 or more, not {word}" in ended.errors
+    monkeypatch.setattr(sys, "argv", ["cluster.py", f"{option}={word}"])
+    with pytest.raises(SystemExit) as ended:
+        demo("arguments").read_arguments("")
+    assert ended.value.code == 2
+    assert f"argument {option}: must be a whole number, 0 or more, not {word}" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------- the state
