@@ -49,16 +49,18 @@ async def serve(config: trio_raft.Config) -> None:
     sender = MessageSender(trio.lowlevel.FdStream(os.dup(sys.stdout.fileno())))
     machine = KeyValue()
     async with trio_raft.open_node(config, machine) as node:
-        try:
-            async with trio.open_nursery() as nursery:
-                await sender.send({"ready": True})
-                nursery.start_soon(report_status, node, machine, sender)
-                nursery.start_soon(report_events, node, machine, sender)
-                async for request in each_message(requests):
-                    nursery.start_soon(answer, node, request, sender)
-                nursery.cancel_scope.cancel()
-        except* trio.BrokenResourceError:
-            pass  # the controller is gone; its end of standard input says the same
+        # Before anything else has its turn, so that no event is missed.
+        with node.events() as events:
+            try:
+                async with trio.open_nursery() as nursery:
+                    await sender.send({"ready": True})
+                    nursery.start_soon(report_status, node, machine, sender)
+                    nursery.start_soon(report_events, events, node, machine, sender)
+                    async for request in each_message(requests):
+                        nursery.start_soon(answer, node, request, sender)
+                    nursery.cancel_scope.cancel()
+            except* trio.BrokenResourceError:
+                pass  # the controller is gone; its end of standard input says the same
 
 
 async def answer(node: KeyValueNode, request: Message, sender: MessageSender) -> None:
@@ -155,16 +157,17 @@ def status(node: KeyValueNode, machine: KeyValue) -> Message:
     }
 
 
-async def report_events(node: KeyValueNode, machine: KeyValue, sender: MessageSender) -> None:
+async def report_events(
+    events: trio_raft.EventReceiver, node: KeyValueNode, machine: KeyValue, sender: MessageSender
+) -> None:
     """Pass on what a person should see."""
-    with node.events() as events:
-        async for event in events:
-            if isinstance(event, trio_raft.SnapshotTaken | trio_raft.SnapshotInstalled):
-                # They are counted from the status, and a process that is killed says nothing any more.
-                await sender.send({"status": status(node, machine)})
-            text = describe(node.node_id, event)
-            if text:
-                await sender.send({"event": text})
+    async for event in events:
+        if isinstance(event, trio_raft.SnapshotTaken | trio_raft.SnapshotInstalled):
+            # They are counted from the status, and a process that is killed says nothing any more.
+            await sender.send({"status": status(node, machine)})
+        text = describe(node.node_id, event)
+        if text:
+            await sender.send({"event": text})
 
 
 def describe(name: str, event: trio_raft.Event) -> str:
