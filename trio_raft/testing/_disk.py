@@ -119,13 +119,21 @@ class SimDisk:
     def kill_process(self) -> None:
         """The process dies, the machine does not: descriptors and locks go, and reading still shows every write.
 
-        Syncs under way have no effect.
+        Syncs under way have no effect, but for those that a call was done with before its last write or renaming.
         """
         self._open.clear()
         self._locked.clear()
         self._cut_at = None
         for call in self._calls:
+            if not call.ended:
+                call.proceed(call.last_rank)
             call.ended = True
+        self._calls.clear()
+
+    def finish_calls(self) -> None:
+        """Nobody waits any more for the calls that are under way: they come to their ends."""
+        for call in self._calls:
+            call.complete()
         self._calls.clear()
 
     @contextmanager
@@ -388,7 +396,8 @@ class SimDisk:
         if self._call is None:
             return None, 0
         self._call.touched = True
-        return self._call, len(self._call.barriers)
+        self._call.last_rank = len(self._call.barriers)
+        return self._call, self._call.last_rank
 
     def _write(self, file: File, path: Path, data: bytes | bytearray, offset: int) -> None:
         end = offset + len(data)

@@ -197,6 +197,9 @@ async def live(
             watching.failed(member, error)
     finally:
         member.life = None
+        if not life.doomed:
+            # Threads that were abandoned still run to their ends; whoever crashes or kills has other plans.
+            member.disk.finish_calls()
         member.paused = False
         member.changed.unpark_all()
         watching.over(member)

@@ -10,7 +10,7 @@ bootstrap statement         the map (O1)
 Hello                       the incarnation (O1)
 ==========================  ===========================================================================================
 
-A pre-vote and the answer to a heartbeat promise nothing (W6).
+A pre-vote, the answer to a heartbeat and the one to a piece of a snapshot promise nothing (W6).
 
 House rule: a message is judged in the moment in which it is handed to the transport; what is already on the wire cannot
 be taken back.
@@ -59,10 +59,9 @@ def check_sent(watched: Watched, watch: Watch, message: Message) -> None:
         case InstallSnapshot():
             _check_leadership(watch, message)
             watch.past.covered(watch.id, message.last_included_index, message.last_included_term)
-        case InstallSnapshotReply():
+        case InstallSnapshotReply(status=SnapshotStatus.INSTALLED):
             _check_term(watch, message, message.term, "S1")
-            if message.status is SnapshotStatus.INSTALLED:
-                _check_installed(watched, watch, message)
+            _check_installed(watched, watch, message)
         case BootstrapStatement() | BootstrapReply():
             _check_map(watch, message)
         case Hello() | HelloReply():

@@ -135,6 +135,8 @@ class Call:
     ended: bool = False
     touched: bool = False
     """Did it write, create, rename or remove anything?"""
+    last_rank: int = 0
+    """Of what it did last."""
 
     def complete(self) -> None:
         """The time has passed: every sync that the call made is done.  Idempotent."""
