@@ -51,7 +51,7 @@ from trio_raft.testing._staging import (
 
 __all__ = ["SECTOR_BYTES", "Call", "PowerCut", "SimDisk", "Unit"]
 
-SHARES_KEPT = (0.0, 0.1, 0.5, 0.9, 1.0)
+SHARES_KEPT = (0.0, 0.1, 0.5, 0.5, 0.9, 1.0)
 """What a crash keeps of the units at stake, one of these in each crash: all and nothing are likely cases."""
 
 _NOT_ZERO = re.compile(rb"[^\0]")
@@ -173,7 +173,9 @@ class SimDisk:
         self.power_cut_before(0)
         for call in self._calls:
             if not call.ended:
-                call.proceed(random.randint(0, len(call.barriers)))
+                # Rather early than late: then more is at stake.
+                last = len(call.barriers)
+                call.proceed(min(random.randint(0, last), random.randint(0, last)))
         share = random.choice(SHARES_KEPT)
         counts = {"kept": 0, "lost": 0}
 

@@ -126,6 +126,7 @@ class _Run:
     async def _trouble_and_proof(self, cluster: Cluster[Any, Any]) -> None:
         plan = self.plan
         numbers = itertools.count(1)
+        bell = trio.lowlevel.ParkingLot()
 
         def make_worker(name: str) -> Worker:
             draws = divide(plan.seed, "worker", name)
@@ -135,12 +136,13 @@ class _Run:
                 clock=cluster.clock,
                 random=draws,
                 numbers=numbers,
+                bell=bell,
                 count=self.counter.add,
             )
 
         workers = [make_worker(f"c{number}") for number in range(1, plan.workload.clients + 1)]
         locals_ = [self._make_local_reader(cluster, member) for member in cluster.ids if plan.workload.local]
-        nemesis = Nemesis(cluster, plan, STRIKES, note=lambda what: self.trace.note("kit", what))
+        nemesis = Nemesis(cluster, plan, STRIKES, note=lambda what: self.trace.note("kit", what), rush=bell.unpark_all)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(nemesis.run)
             with cluster.clock.move_on_after(plan.seconds):
