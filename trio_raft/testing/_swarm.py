@@ -40,6 +40,7 @@ FAULTS: Final = (
     "narrow link",
     "clock jump",
     "disk error",
+    "directory error",
     "disk full",
     "short write",
     "short stall",
