@@ -56,6 +56,8 @@ class SeedReport:
     ok: bool
     violation: str
     """What went wrong, in the words of the error; empty if nothing did."""
+    judged: bool
+    """Was there a judgement of the cluster?  Not if it failed by an error of the kit, which says nothing of it."""
     trace_hash: str
     """The same for each run of the seed."""
     virtual_seconds: float
@@ -93,6 +95,7 @@ def run_seed(
         seed=seed,
         ok=ok,
         violation="" if ok else _describe(seed, failure),
+        judged=ok or (isinstance(failure, SimulationFailed) and failure.judged),
         trace_hash=watched.trace.digest(),
         virtual_seconds=watched.virtual_seconds,
         counts=dict(sorted(watched.counter.counts.items())),
@@ -176,7 +179,9 @@ class _Run:
         )
         self.counter.add("operations judged", len(cluster.history))
         if not verdict:
-            raise SimulationFailed(self.plan.seed, f"the history is {verdict.outcome}: {verdict.explanation}")
+            failure = SimulationFailed(self.plan.seed, f"the history is {verdict.outcome}: {verdict.explanation}")
+            failure.judged = verdict.outcome != "unknown"
+            raise failure
 
 
 def _describe(seed: int, failure: BaseException | None) -> str:
