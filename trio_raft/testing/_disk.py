@@ -13,7 +13,8 @@ those that ``keep`` says yes to.  Any choice is legal, so a test can enumerate t
 (``crash``).  The disk itself is not changed by the question.
 
 A sync that fails leaves the units that it was for at stake for good: no later sync makes them durable, although
-reading shows them, until they are written again.  That is what operating systems do.
+reading shows them, until they are written again.  That is what operating systems do.  So it is with the sync of a
+directory, and the names in it, until a name is created or removed again.
 
 **Staging** lets a call take time.  Inside ``with disk.staging() as call`` operations run at once, but no sync has an
 effect before ``call.complete()``.  A power cut in between finds the call in the middle of some sync: the syncs before
@@ -34,13 +35,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 
-import attrs
-
 from trio_raft._storage.files import LockHeld
 from trio_raft.testing._staging import (
     SECTOR_BYTES,
     Barrier,
     Call,
+    Fault,
     File,
     Name,
     PowerCut,
@@ -50,27 +50,15 @@ from trio_raft.testing._staging import (
     kept_names,
     overwrite,
     whole_sectors,
+    without_changes_before,
 )
 
 __all__ = ["SECTOR_BYTES", "Call", "PowerCut", "SimDisk", "Unit"]
 
-SHARES_KEPT = (0.0, 0.1, 0.5, 0.9, 1.0)
+SHARES_KEPT = (0.0, 0.1, 0.5, 0.5, 0.9, 1.0)
 """What a crash keeps of the units at stake, one of these in each crash: all and nothing are likely cases."""
 
 _NOT_ZERO = re.compile(rb"[^\0]")
-
-
-@attrs.define
-class _Fault:
-    operation: str
-    number: int
-    """Of the error."""
-    times: int | None
-    """How often it will still happen; None: for ever."""
-    part: float
-    """How much of a write reaches the file before it fails."""
-    prefix: str
-    """Of the names of the files that it is about."""
 
 
 class SimDisk:
@@ -94,7 +82,7 @@ class SimDisk:
         self._read_only: set[int] = set()
         self._next_descriptor = 3
         self._cut_at: int | None = None
-        self._faults: list[_Fault] = []
+        self._faults: list[Fault] = []
         self._call: Call | None = None
         self._calls: list[Call] = []
 
@@ -110,7 +98,7 @@ class SimDisk:
         ``part``: how much of a write, 0 to 1, reaches the file before it fails.  ``prefix``: only on files, or in
         directories, whose names begin so.
         """
-        self._faults.append(_Fault(operation, number, times, part, prefix))
+        self._faults.append(Fault(operation, number, times, part, prefix))
 
     def mend(self) -> None:
         """No more faults."""
@@ -182,7 +170,9 @@ class SimDisk:
         self.power_cut_before(0)
         for call in self._calls:
             if not call.ended:
-                call.proceed(random.randint(0, len(call.barriers)))
+                # Rather early than late: then more is at stake.
+                last = len(call.barriers)
+                call.proceed(min(random.randint(0, last), random.randint(0, last)))
         share = random.choice(SHARES_KEPT)
         counts = {"kept": 0, "lost": 0}
 
@@ -273,10 +263,20 @@ class SimDisk:
         return [each.name for each in self._files if each.parent == path]
 
     def sync_directory(self, path: Path) -> None:
-        self._begin("sync_directory", path)
+        fault = self._begin("sync_directory", path, take_fault=False)
         # What another call did to names, and has not come to yet, is not this sync's to make durable.
-        names = [name for name in self._pending_names if name.call is self._call or is_issued(name.call, name.rank)]
-        self._sync(Barrier(names=[name for name in names if name.unit.path.parent == path]))
+        names = [
+            name
+            for name in self._pending_names
+            if name.unit.path.parent == path
+            and not name.forgotten
+            and (name.call is self._call or is_issued(name.call, name.rank))
+        ]
+        if fault is not None:
+            for name in names:
+                name.forgotten = True
+            raise OSError(fault.number, os.strerror(fault.number), str(path))
+        self._sync(Barrier(names=names))
 
     def lock(self, path: Path) -> int:
         if path in self._locked.values():
@@ -321,7 +321,7 @@ class SimDisk:
             others = sum(len(each.visible) for each in self._every_file() if each is not file)
             room = self.capacity - others - offset
             if len(data) > room and offset + len(data) > len(file.visible):
-                fault, done = _Fault("write", errno.ENOSPC, 1, 0.0, ""), max(0, room)
+                fault, done = Fault("write", errno.ENOSPC, 1, 0.0), max(0, room)
                 self._count("disk full")
         if done:
             self._write(file, path, data[:done], offset)
@@ -354,7 +354,7 @@ class SimDisk:
 
     # ------------------------------------------------------------------------- inside
 
-    def _begin(self, operation: str, path: Path, *, counts: bool = True, take_fault: bool = True) -> _Fault | None:
+    def _begin(self, operation: str, path: Path, *, counts: bool = True, take_fault: bool = True) -> Fault | None:
         """Count the operation, cut the power if it is time, and find the fault that is due, if any."""
         if self._cut_at is not None and len(self.operations) >= self._cut_at:
             raise PowerCut
@@ -418,7 +418,7 @@ class SimDisk:
             barrier.file.secure(barrier.writes)
         for name in barrier.names:
             if name in self._pending_names:
-                self._pending_names.remove(name)
+                self._pending_names = without_changes_before(self._pending_names, name)
                 self.name_changes += 1
                 if name.unit.what == "create":
                     self._durable_names[name.unit.path] = name.file

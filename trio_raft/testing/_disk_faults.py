@@ -17,24 +17,36 @@ QUIET_SECONDS = 0.5
 
 async def disk_error(nemesis: Nemesis) -> None:
     """A read, a write or a sync fails, once or from now on; the node ends, and starts on the mended disk."""
-    operation = nemesis.random.choice(("write", "sync", "sync", "read"))
-    times = nemesis.random.choice((1, 1, None))
-    await _fail_disk(nemesis, "disk error", operation, times, part=0.0)
+    await _fail_disk(nemesis, "disk error", nemesis.random.choice(("write", "sync", "sync", "read")))
 
 
 async def short_write(nemesis: Nemesis) -> None:
     """A part of a write reaches the file, the rest does not."""
-    await _fail_disk(nemesis, "short write", "write", 1, part=nemesis.random.random())
+    await _fail_disk(nemesis, "short write", "write", part=nemesis.random.random())
 
 
-async def _fail_disk(nemesis: Nemesis, fault: str, operation: str, times: int | None, *, part: float) -> None:
+async def directory_error(nemesis: Nemesis) -> None:
+    """A file cannot be created, opened or removed, or its directory not be synced, while a node starts or later on."""
+    operation = nemesis.random.choice(("create", "sync_directory", "sync_directory", "remove", "open"))
+    await _fail_disk(nemesis, "directory error", operation, restart=True)
+
+
+async def _fail_disk(
+    nemesis: Nemesis, fault: str, operation: str, *, part: float | None = None, restart: bool = False
+) -> None:
+    """``part`` of one write only; ``restart``: a node has little to do with its directory but when it starts."""
     victim = nemesis.victim()
     if victim is None:
         return
     member, rest = nemesis.member(victim), nemesis.draw_rest()
+    times = nemesis.random.choice((1, 1, None)) if part is None else 1
     with nemesis.claim(victim):
         nemesis.begin(fault, f"{operation} of {victim}, {'for ever' if times is None else f'{times} time'}")
-        member.disk.fail(operation, errno.EIO, times=times, part=part)
+        if restart:
+            await nemesis.cluster.kill(victim)
+        member.disk.fail(operation, errno.EIO, times=times, part=part or 0.0)
+        if restart:
+            await nemesis.cluster.start(victim)
         await nemesis.rest(rest)
         member.disk.mend()
         if member.life is None and nemesis.random.random() < 0.5:
@@ -164,6 +176,7 @@ def is_settled_without(nemesis: Nemesis, victim: str) -> bool:
 
 DISK_FAULTS: dict[str, Strike] = {
     "disk error": disk_error,
+    "directory error": directory_error,
     "disk full": disk_full,
     "short write": short_write,
     "short stall": short_stall,

@@ -57,6 +57,8 @@ class SeedReport:
     ok: bool
     violation: str
     """What went wrong, in the words of the error; empty if nothing did."""
+    judged: bool
+    """Was there a judgement of the cluster?  Not if it failed by an error of the kit, which says nothing of it."""
     trace_hash: str
     """The same for each run of the seed."""
     virtual_seconds: float
@@ -94,6 +96,7 @@ def run_seed(
         seed=seed,
         ok=ok,
         violation="" if ok else _describe(seed, failure),
+        judged=ok or (isinstance(failure, SimulationFailed) and failure.judged),
         trace_hash=watched.trace.digest(),
         virtual_seconds=watched.virtual_seconds,
         counts=dict(sorted(watched.counter.counts.items())),
@@ -127,6 +130,7 @@ class _Run:
     async def _trouble_and_proof(self, cluster: Cluster[Any, Any]) -> None:
         plan = self.plan
         numbers = itertools.count(1)
+        bell = trio.lowlevel.ParkingLot()
 
         def make_worker(name: str) -> Worker:
             draws = divide(plan.seed, "worker", name)
@@ -136,12 +140,13 @@ class _Run:
                 clock=cluster.clock,
                 random=draws,
                 numbers=numbers,
+                bell=bell,
                 count=self.counter.add,
             )
 
         workers = [make_worker(f"c{number}") for number in range(1, plan.workload.clients + 1)]
         locals_ = [self._make_local_reader(cluster, member) for member in cluster.ids if plan.workload.local]
-        nemesis = Nemesis(cluster, plan, STRIKES, note=lambda what: self.trace.note("kit", what))
+        nemesis = Nemesis(cluster, plan, STRIKES, note=lambda what: self.trace.note("kit", what), rush=bell.unpark_all)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(nemesis.run)
             with cluster.clock.move_on_after(plan.seconds):
@@ -185,7 +190,9 @@ class _Run:
         )
         self.counter.add("operations judged", len(cluster.history))
         if not verdict:
-            raise SimulationFailed(self.plan.seed, f"the history is {verdict.outcome}: {verdict.explanation}")
+            failure = SimulationFailed(self.plan.seed, f"the history is {verdict.outcome}: {verdict.explanation}")
+            failure.judged = verdict.outcome != "unknown"
+            raise failure
 
 
 def _describe(seed: int, failure: BaseException | None) -> str:

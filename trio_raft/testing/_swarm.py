@@ -40,6 +40,7 @@ FAULTS: Final = (
     "narrow link",
     "clock jump",
     "disk error",
+    "directory error",
     "disk full",
     "short write",
     "short stall",
@@ -57,11 +58,17 @@ FAULTS: Final = (
 )
 """Every kind of fault, by the names that the command line knows."""
 
-OFTEN: Final = {"crash": 3, "crash many": 2, "pause": 3, "isolate leader": 3, "disk error": 2, "one way": 2} | {
+OFTEN: Final = {
+    "crash": 5,
+    "crash many": 3,
+    "pause": 3,
+    "isolate leader": 5,
+    "disk error": 2,
+    "one way": 2,
     "left behind": 3,
     "snapshot crash": 4,
     "slow snapshots": 2,
-    "transfer cut": 2,
+    "transfer cut": 3,
 }
 """Faults from which more can follow, and how much more often than the others they are chosen."""
 
@@ -319,16 +326,16 @@ def _draw_disk(random: Random, *, unit: float) -> Latency:
 
 
 def _draw_workload(random: Random, limits: Limits) -> Workload:
-    clients = random.choice((1, 3, 5, 8))
+    clients = random.choice((1, 8, 8, 16))
     return Workload(
         shape=random.choice(("lists", "values")),
         clients=clients,
         # About so many calls a second, all clients together.
-        pause=clients / random.choice((5.0, 20.0, 20.0, 60.0)),
+        pause=clients / random.choice((10.0, 20.0, 20.0, 60.0)),
         keys=random.choice((1, 3, 10)),
         read_share=random.choice((0.1, 0.2, 0.5)),
         # The encoded command also names its class, key and value.
-        padding=max(0, random.choice((0, 1, 1, 1)) * limits.max_command_bytes - 128),
+        padding=max(0, random.choice((0, 1, 1, 1, 1)) * limits.max_command_bytes - 128),
         local=random.random() < 0.7,
         patience=random.choice((1.0, 5.0, 15.0)),
     )

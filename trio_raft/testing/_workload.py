@@ -35,6 +35,9 @@ NOTHING = 0
 FILLINGS = (0, 1, 255)
 """Bytes that commands are made longer with."""
 
+LONG_SHARE = 0.7
+"""How often a command is made longer, where any are."""
+
 LOCAL_PAUSE_SECONDS = 0.5
 """Between two reads of a program beside a member, on average."""
 
@@ -159,13 +162,16 @@ class Worker:
         clock: Clock,
         random: Random,
         numbers: "itertools.count[int]",
+        bell: trio.lowlevel.ParkingLot,
         count: Callable[[str], None],
     ) -> None:
+        """``bell``: whoever is unparked there writes at once."""
         self._client = client
         self._workload = workload
         self._clock = clock
         self._random = random
         self._numbers = numbers
+        self._bell = bell
         self._count = count
         self._last: dict[str, int] = {}
         """What this client knows of each value, for swaps."""
@@ -174,17 +180,26 @@ class Worker:
         """Write and read until cancelled."""
         random, workload = self._random, self._workload
         while True:
-            await self._clock.sleep(random.expovariate(1 / workload.pause) if workload.pause else 0.0)
+            called = await self._rest(random.expovariate(1 / workload.pause) if workload.pause else 0.0)
             key = random.choice(workload.names)
             try:
-                if random.random() < workload.read_share:
+                if called:
+                    await self._write(key, long=True)
+                elif random.random() < workload.read_share:
                     await self.read(key, within=workload.patience)
                 else:
-                    await self._write(key)
+                    await self._write(key, long=random.random() < LONG_SHARE)
             except LeadershipLost:
                 self._count("writes with unknown outcome")
             except Unanswered as error:
                 self._count("writes with unknown outcome" if error.sent else "calls without an answer")
+
+    async def _rest(self, seconds: float) -> bool:
+        """Until it is time for the next call; True if the bell was rung before."""
+        with self._clock.move_on_after(seconds):
+            await self._bell.park()
+            return True
+        return False
 
     async def read(self, key: str, *, within: float) -> None:
         """One linearizable read, answered within so many virtual seconds."""
@@ -195,8 +210,8 @@ class Worker:
             self._last[key] = value or NOTHING
         self._count("reads")
 
-    async def _write(self, key: str) -> None:
-        command, action = self._draw_write(key)
+    async def _write(self, key: str, *, long: bool) -> None:
+        command, action = self._draw_write(key, long=long)
         try:
             await self._client.propose(command, key=command.key, action=action, within=self._workload.patience)
         except Rejected:
@@ -204,10 +219,10 @@ class Worker:
         else:
             self._count("writes")
 
-    def _draw_write(self, key: str) -> tuple[Add | Set | Swap | Remove, Hashable]:
+    def _draw_write(self, key: str, *, long: bool) -> tuple[Add | Set | Swap | Remove, Hashable]:
         random, value = self._random, next(self._numbers)
         # Zeros too: to a log on disk a sector of zeros looks like one that was never written.
-        padding = bytes([random.choice(FILLINGS)]) * (self._workload.padding if random.random() < 0.85 else 0)
+        padding = bytes([random.choice(FILLINGS)]) * (self._workload.padding if long else 0)
         kind = random.random()
         if kind < 0.03:
             # Both models take this for a write of nothing that anybody reads.
