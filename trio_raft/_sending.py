@@ -42,7 +42,6 @@ async def send_snapshot(server: Server, follower: Follower) -> None:
     """
     snapshot, reader = await _open(server, follower)
     try:
-        server.snapshots.pin(follower.id, snapshot.point.index)
         follower.progress.become_snapshot(snapshot.point.index)
         channel = await dial_peer(server, follower.id, Purpose.SNAPSHOT)
         try:
@@ -57,19 +56,23 @@ async def send_snapshot(server: Server, follower: Follower) -> None:
 
 async def _open(server: Server, follower: Follower) -> tuple[StoredSnapshot, SnapshotReader]:
     """The snapshot that was last offered, while there is something to go on with; else the newest."""
-    read, run_blocking = server.snapshots.store.read, server.environment.run_blocking
-    offered = follower.offered_snapshot
-    if offered is not None and offered.point.index >= server.state.log.base_index:
+    snapshots, snapshot = server.snapshots, follower.offered_snapshot
+    if snapshot is None or snapshot.point.index < server.state.log.base_index:
+        snapshot = snapshots.newest
+    while snapshot is not None:
+        # In the step in which it was chosen: the log could be cut behind it while the file is being opened.
+        snapshots.pin(follower.id, snapshot.point.index)
         try:
-            return offered, await run_blocking(Lane.TRANSFER, read, offered)
+            reader = await server.environment.run_blocking(Lane.TRANSFER, snapshots.store.read, snapshot)
         except StorageError:
+            if snapshot is snapshots.newest:
+                raise
             # It made room for newer ones.
-            pass
-    newest = server.snapshots.newest
-    if newest is None:
-        raise AssertionError(f"the log begins at {server.state.log.first_index}, but there is no snapshot")
-    follower.offered_snapshot = newest
-    return newest, await run_blocking(Lane.TRANSFER, read, newest)
+            snapshot = snapshots.newest
+        else:
+            follower.offered_snapshot = snapshot
+            return snapshot, reader
+    raise AssertionError(f"the log begins at {server.state.log.first_index}, but there is no snapshot")
 
 
 @attrs.frozen
