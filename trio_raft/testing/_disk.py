@@ -36,6 +36,7 @@ from pathlib import Path
 from random import Random
 
 from trio_raft._storage.files import LockHeld
+from trio_raft.testing._disk_view import DiskView
 from trio_raft.testing._staging import (
     SECTOR_BYTES,
     Barrier,
@@ -61,20 +62,17 @@ SHARES_KEPT = (0.0, 0.1, 0.5, 0.5, 0.9, 1.0)
 _NOT_ZERO = re.compile(rb"[^\0]")
 
 
-class SimDisk:
+class SimDisk(DiskView):
     """File operations in memory; see the module."""
 
     def __init__(self, *, capacity: int | None = None) -> None:
+        super().__init__()
         self.capacity = capacity
         """Bytes that all files may take together; None: no bound."""
         self.operations: list[str] = []
         """Every operation that changes or secures something, as it happened."""
         self.injected: dict[str, int] = {}
         """Kind of fault → how often it happened, on this disk and on those that it came from."""
-        self.name_changes = 0
-        """Grows whenever a name is created, renamed or removed, and whenever that becomes durable."""
-        self._files: dict[Path, File] = {}
-        self._durable_names: dict[Path, File] = {}
         self._directories: set[Path] = set()
         self._pending_names: list[Name] = []
         self._open: dict[int, tuple[File, Path]] = {}
@@ -216,40 +214,10 @@ class SimDisk:
         self.flip_bit(path, position=found.start(), bit=random.randrange(8))
         return path, found.start()
 
-    @property
-    def used(self) -> int:
-        """Bytes that all files take."""
-        return sum(len(file.visible) for file in self._every_file())
-
-    def contents(self, path: Path) -> bytes:
-        """What reading shows."""
-        return bytes(self._files[path].visible)
-
-    def read_durable(self, path: Path, *, size: int, offset: int) -> bytes:
-        """What is certain to be there after a power cut, as ``read`` shows it; nothing of a file that may be gone."""
-        file = self._durable_names.get(path)
-        return b"" if file is None else bytes(file.durable[offset : offset + size])
-
-    def durable_file(self, path: Path) -> File | None:
-        """The file that is certain to have this name after a power cut."""
-        return self._durable_names.get(path)
-
-    def durable_names(self, directory: Path) -> list[str]:
-        """Names that are certain to be there after a power cut, in order."""
-        return sorted(path.name for path in self._durable_names if path.parent == directory)
-
-    def exists(self, path: Path) -> bool:
-        """Is there such a file now?"""
-        return path in self._files
-
     def overwrite(self, path: Path, content: bytes) -> None:
         """Exchange a file's contents, durably: damage, or another program's doing."""
         self._files[path] = File(bytearray(content), bytearray(content))
         self._durable_names[path] = self._files[path]
-
-    def paths(self) -> list[Path]:
-        """All files, by name."""
-        return sorted(self._files)
 
     # ------------------------------------------------------------------------- file operations
 
@@ -382,10 +350,6 @@ class SimDisk:
             self._read_only.add(self._next_descriptor)
         self._open[self._next_descriptor] = file, path
         return self._next_descriptor
-
-    def _every_file(self) -> Iterator[File]:
-        yield from self._files.values()
-        yield from (file for path, file in self._durable_names.items() if path not in self._files)
 
     def _rename(self, *names: Name) -> None:
         self._pending_names += names

@@ -134,7 +134,7 @@ class DurableLog:
 
     def __attrs_post_init__(self) -> None:
         self._snapshots = DurableSnapshots(self._disk, self._directory)
-        self._next_number = _first_of_last_run(self._disk.durable_names(self._directory))
+        self._next_number = _first_of_last_run(filter(self._is_used, self._disk.durable_names(self._directory)))
         self._next_path = segment_path(self._directory, self._next_number)
 
     @property
@@ -178,6 +178,11 @@ class DurableLog:
             del self._segments[: gone[-1] + 1 if gone else 0]
             self._base = _base_of(self._segments)
         return self._base
+
+    def _is_used(self, name: str) -> bool:
+        """A segment that was only prepared may come back after its removal."""
+        file = self._disk.durable_file(self._directory / name)
+        return file is not None and bool(file.durable) and file.durable[0] != 0
 
     def _next_batch(self) -> bytes | None:
         """The records of the batch behind the last one, if it is durable."""

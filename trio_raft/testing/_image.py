@@ -132,7 +132,7 @@ class Image:
             self._verdict.fail(
                 "An equal entry at a snapshot's last index keeps what follows it, and nothing else does (N1)",
                 self.node_id,
-                expected=f"a marker for {slot} that fits the log on disk, which has {self._stands_at(slot.index)} there",
+                expected=f"a marker for {slot} that fits the log on disk, with {self._stands_at(slot.index)} there",
                 seen=f"a marker that {'keeps' if marker.keep else 'discards'} the log",
             )
         elif not marker.keep:

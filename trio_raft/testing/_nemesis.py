@@ -176,8 +176,10 @@ class Nemesis:
         for link in cut:
             self._cuts[link] = self._cuts.get(link, 0) + 1
             self.cluster.network.cut(*link)
-        await self.rest(seconds)
-        for link in cut:
-            self._cuts[link] -= 1
-            if not self._cuts[link]:
-                self.cluster.network.mend(*link)
+        try:
+            await self.rest(seconds)
+        finally:
+            for link in cut:
+                self._cuts[link] -= 1
+                if not self._cuts[link]:
+                    self.cluster.network.mend(*link)

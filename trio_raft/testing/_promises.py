@@ -56,12 +56,8 @@ def check_sent(watched: Watched, watch: Watch, message: Message) -> None:
             _check_entries(watch, message)
         case Heartbeat():
             _check_leadership(watch, message)
-        case InstallSnapshot():
-            _check_leadership(watch, message)
-            watch.past.covered(watch.id, message.last_included_index, message.last_included_term)
-        case InstallSnapshotReply(status=SnapshotStatus.INSTALLED):
-            _check_term(watch, message, message.term, "S1")
-            _check_installed(watched, watch, message)
+        case InstallSnapshot() | InstallSnapshotReply():
+            _check_transfer(watched, watch, message)
         case BootstrapStatement() | BootstrapReply():
             _check_map(watch, message)
         case Hello() | HelloReply():
@@ -137,6 +133,15 @@ def note_offer(watched: Watched, message: InstallSnapshot) -> None:
     """A snapshot is offered to this server: what it answers is about that."""
     offered = watched.offered.get(message.total, message.last_included_index)
     watched.offered[message.total] = min(offered, message.last_included_index)
+
+
+def _check_transfer(watched: Watched, watch: Watch, message: InstallSnapshot | InstallSnapshotReply) -> None:
+    if isinstance(message, InstallSnapshot):
+        _check_leadership(watch, message)
+        watch.past.covered(watch.id, message.last_included_index, message.last_included_term)
+    elif message.status is SnapshotStatus.INSTALLED:
+        _check_term(watch, message, message.term, "S1")
+        _check_installed(watched, watch, message)
 
 
 def _check_installed(watched: Watched, watch: Watch, message: InstallSnapshotReply) -> None:

@@ -8,8 +8,11 @@ House rule: legal ones only: see ``_nemesis``.
 import errno
 from collections.abc import Callable
 
+import trio
+
 from trio_raft._environment import Lane
 from trio_raft._records import LogIndex
+from trio_raft._rules.state import Role
 from trio_raft._server import Server
 from trio_raft._storage.snapshot_files import is_partial, newest_first, snapshot_path
 from trio_raft.testing._determinism import Latency
@@ -28,6 +31,9 @@ LOOK_SECONDS = 0.02
 PATIENCE_SECONDS = 4.0
 """For so long an occasion is waited for."""
 
+CUT_OFF_SHARE = 0.5
+"""How often a member that is left behind is cut off, and not down."""
+
 BEHIND_SECONDS = 10.0
 """For so long a member is down at most until the others have cut their logs."""
 
@@ -38,26 +44,35 @@ AGAIN_SHARE = 0.5
 
 
 async def left_behind(nemesis: Nemesis) -> None:
-    """A member is down until the log of the others begins behind its own."""
+    """A member is down, or cut off, until the log of the others begins behind what it has for certain."""
     victim = nemesis.victim()
     server = None if victim is None else _server(nemesis, victim)
     if victim is None or server is None:
         return
     with nemesis.claim(victim):
         nemesis.begin("left behind", victim)
-        last = server.state.log.last_index
+        committed = server.state.commit_index
+        if nemesis.random.random() < CUT_OFF_SHARE:
+            # A leader takes commands that come to nothing: its log grows, and goes another way than that of the others.
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(nemesis.rest_cut, nemesis.around(victim), BEHIND_SECONDS)
+                nemesis.rush()
+                await _wait_until_cut(nemesis, committed, but=victim)
+                nursery.cancel_scope.cancel()
+            return
         await nemesis.random.choice((nemesis.cluster.crash, nemesis.cluster.kill))(victim)
-        await _wait_until_cut(nemesis, last)
-        nemesis.note(f"{victim} may start again; its log ended at {last}")
+        await _wait_until_cut(nemesis, committed, but=victim)
+        nemesis.note(f"{victim} may start again; {committed} was committed there")
         await nemesis.cluster.start(victim)
 
 
-async def _wait_until_cut(nemesis: Nemesis, last: LogIndex) -> None:
+async def _wait_until_cut(nemesis: Nemesis, committed: LogIndex, *, but: str) -> None:
     for _ in range(int(BEHIND_SECONDS / LOOK_SECONDS)):
         await nemesis.rest(LOOK_SECONDS)
-        leader = nemesis.leader()
-        server = None if leader is None else _server(nemesis, leader)
-        if server is not None and server.state.log.base_index > last:
+        servers = [server for server in nemesis.cluster.servers() if server.node_id != but]
+        if nemesis.over or any(
+            server.state.role is Role.LEADER and server.state.log.base_index > committed for server in servers
+        ):
             return
 
 

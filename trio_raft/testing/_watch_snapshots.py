@@ -127,8 +127,9 @@ class SnapshotChecks:
     def check_chain(self) -> None:
         """Base of the log ≤ snapshot ≤ applied ≤ commit ≤ last."""
         watch, state, snapshots = self._watch, self._state, self._server.snapshots
-        log, newest = state.log, snapshots.newest.point.index if snapshots.newest else 0
-        due = snapshots.restore_index if snapshots.restore_due else state.last_applied
+        log = state.log
+        newest: int = snapshots.newest.point.index if snapshots.newest else 0
+        due: int = snapshots.restore_index if snapshots.restore_due else state.last_applied
         if not log.base_index <= newest <= due or not state.last_applied <= state.commit_index <= log.last_index:
             self._fail(
                 "Base of the log ≤ snapshot ≤ applied ≤ commit ≤ last (S7, S11)",
@@ -160,7 +161,7 @@ class SnapshotChecks:
         self._past.captured.setdefault(command, {})[digest.hexdigest()] = None
 
     def restored(self, state: SavedState, digest: str | None) -> None:
-        """The state machine was given a whole state in place of its own; ``digest`` of all its pieces, if it took all."""
+        """The state machine was given a whole state; ``digest`` of its pieces, if it took all."""
         watch = self._watch
         self._note(f"is restored to {state.index}:{state.term}")
         slot = self._past.covered(watch.id, state.index, state.term)

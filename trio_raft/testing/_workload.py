@@ -44,6 +44,9 @@ LOCAL_PAUSE_SECONDS = 0.5
 PIECE_BYTES = 1000
 """Of the state, in a snapshot."""
 
+PADDING_KEPT = 1000
+"""Bytes of each key's last command, as a part of the state."""
+
 KEY_REFUSED = "refused"
 """Commands on this key are refused by every machine, and change nothing."""
 
@@ -89,11 +92,15 @@ class Shelf(StateMachine[Add | Set | Swap | Remove, bool]):
     def __init__(self) -> None:
         self.lists: dict[str, list[int]] = {}
         self.values: dict[str, int] = {}
+        self.paddings: dict[str, bytes] = {}
+        """Of the last command on each key: only there to make snapshots longer."""
 
     def apply(self, entry: Committed[Add | Set | Swap | Remove]) -> bool:
         command = entry.command
         if command.key == KEY_REFUSED:
             raise Rejected(f"{command} is refused on every server")
+        if isinstance(command, Add | Set):
+            self.paddings[command.key] = command.padding[:PADDING_KEPT]
         match command:
             case Add(key, value):
                 self.lists.setdefault(key, []).append(value)
@@ -109,15 +116,16 @@ class Shelf(StateMachine[Add | Set | Swap | Remove, bool]):
 
     def snapshot(self) -> Iterator[bytes]:
         # Encoded here and now: what comes later must not show.
-        state = msgpack.packb({"lists": self.lists, "values": self.values})
+        state = msgpack.packb({"lists": self.lists, "values": self.values, "paddings": self.paddings})
         return (state[start : start + PIECE_BYTES] for start in range(0, len(state), PIECE_BYTES))
 
     def restore(self, state: SavedState) -> None:
-        found = msgpack.unpackb(b"".join(state))
-        self.lists, self.values = found["lists"], found["values"]
+        found: Any = msgpack.unpackb(b"".join(state))
+        self.lists, self.values, self.paddings = found["lists"], found["values"], found["paddings"]
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Shelf) and (self.lists, self.values) == (other.lists, other.values)
+        mine = self.lists, self.values, self.paddings
+        return isinstance(other, Shelf) and mine == (other.lists, other.values, other.paddings)
 
     __hash__ = None  # type: ignore[assignment]  # it changes
 
