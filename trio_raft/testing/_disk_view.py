@@ -13,7 +13,7 @@ class DiskView:
     """The files of a disk, as they are visible, and as they are durable."""
 
     def __init__(self) -> None:
-        self.name_changes = 0
+        self.name_changes: int = 0
         """Grows whenever a name is created, renamed or removed, and whenever that becomes durable."""
         self._files: dict[Path, File] = {}
         self._durable_names: dict[Path, File] = {}

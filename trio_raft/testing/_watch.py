@@ -121,7 +121,7 @@ class Watch:
         """Known from a snapshot, when a life begins."""
         self.last_applied: int = server.state.last_applied
         """As the server says."""
-        self.last_given = self.last_applied
+        self.last_given: int = self.last_applied
         """The last index that the state machine was given, or restored to."""
         self.took_entries = False
         """From a leader's log, since the last install of a snapshot."""

@@ -127,7 +127,12 @@ def _restore_in_memory_only(sound: Any) -> Any:
     def install(self: ServerSnapshots, snapshot: StoredSnapshot) -> None:
         journal: Any = self._journal  # pyright: ignore[reportPrivateUsage]
         queue = journal.save_snapshot
-        journal.save_snapshot = lambda point, *, keep: journal.position  # noqa: ARG005
+
+        def forget(_: SnapshotPoint, *, keep: bool) -> int:  # noqa: ARG001
+            position: int = journal.position
+            return position
+
+        journal.save_snapshot = forget
         try:
             sound(self, snapshot)
         finally:
