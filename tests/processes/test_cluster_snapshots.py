@@ -58,7 +58,7 @@ async def test_script_snapshot_after_every_entry() -> None:
 
 
 async def test_script_restart_from_own_snapshot() -> None:
-    """A node that was only killed restarts from its own snapshot, applies what came after once, and is sent none (S8)."""
+    """A node that was killed restarts from its own snapshot, applies once what came after, and is sent none (S8)."""
     script = "write 50; snapshot; write 5; kill leader; restart; write 5; verify"
     ended = await run_program(CLUSTER, QUICK, "--snapshot-threshold=0", "--json", "--script", script)
     found = ended.last_json
