@@ -27,23 +27,27 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("_errors", "_environment"),
     ("_records",),
     ("_messages",),
-    ("_config", "abc", "_strict", "_codec", "_values", "_events", "_tickets", "_rules"),
+    ("_stored",),
+    ("_journal_items", "_config", "_strict", "_codec", "_values", "_tickets", "_rules"),
+    ("abc", "_snapshot_events", "_events", "_event_hub"),
     ("_rules.bootstrap", "_rules.configuration", "_rules.log", "_rules.progress"),
     ("_rules.state",),
-    ("_rules.request_vote", "_rules.append_entries", "_rules.reads"),
+    ("_rules.request_vote", "_rules.append_entries", "_rules.install_snapshot", "_rules.reads"),
     ("_journal", "_handshake", "_transport", "_tcp", "_storage", "_storage.*"),
-    ("_first_start",),
+    ("_first_start", "_follower", "_snapshots"),
     ("_server",),
-    ("_replication", "_election", "_apply", "_bootstrap", "_peers"),
+    ("_election", "_apply", "_bootstrap", "_peers", "_taking", "_receiving"),
+    ("_sending", "_heartbeat", "_replication"),
     ("_leadership", "_startup", "_statistics"),
     ("_services",),
-    ("_node",),
+    ("_node", "_opening"),
     ("",),
+    ("_tools", "_tools.*", "recovery", "__main__"),
     ("testing", "testing.*"),
 )
 
 # Handed to open_node, so nothing below it may choose one. `_storage.files` is the seam they stand on.
-CONCRETE = ("_storage.memory", "_storage.wal", "_tcp")
+CONCRETE = ("_storage.memory", "_storage.wal", "_storage.snapshots", "_storage.snapshots_memory", "_tcp")
 
 # The rules are arithmetic on state: they know the vocabulary, and nothing that could wait, draw or write.
 RULES_MAY_IMPORT_OWN = ("_errors", "_records", "_messages", "_config", "_rules", "_rules.*")
@@ -120,7 +124,7 @@ NEVER = (
 )
 
 # The edge of a node keeps every exception until all its tasks have ended, and raises it afterwards: Cancelled too.
-KEEPS_EXCEPTIONS = ("_node", "_services")
+KEEPS_EXCEPTIONS = ("_opening", "_services")
 
 BUILTINS = frozenset(dir(builtins))
 
@@ -452,7 +456,7 @@ REFUSED: list[tuple[str, str, str]] = [
     ("floors", "_records", "import trio_raft._messages as m"),
     ("floors", "_server", "from trio_raft import open_node"),
     ("floors", "_server", "def late():\n    from trio_raft._leadership import lead"),
-    ("floors", "_server", "if TYPE_CHECKING:\n    from trio_raft._node import Node"),
+    ("floors", "_server", "if TYPE_CHECKING:\n    from trio_raft._opening import Node"),
     ("floors", "_rules.log", "from trio_raft._rules import state"),
     ("floors", "_rules.log", "from .state import State"),
     ("floors", "_rules.state", "from trio_raft._rules.append_entries import make"),

@@ -2,22 +2,28 @@
 
 The map.  Pure rules decide, one journal makes decisions durable, tasks in nurseries act::
 
-    _node            open_node, serve_node, Node: the public calls, and the role loop follow → campaign → lead
+    _opening         open_node, serve_node: the way in (_startup) and the way out
+    _node            Node: the public calls
+    _services        everything that runs inside a node, and the role loop follow → campaign → lead
     _leadership      lead: the followers' nursery, the watches, linearizable reads
-    _replication     replicate_to: one follower's replicate, heartbeat, pipeline sender and decoder
+    _replication     replicate_to: one follower's replicate, pipeline sender and decoder; _heartbeat beside it
+    _sending         a snapshot for a follower that the log no longer reaches; _receiving is the other end
+    _taking          snapshots of the own state; _snapshots knows them all, and cuts the log
     _election        follow, campaign
     _bootstrap       the exchange before the very first election
-    _apply           committed entries to the state machine, results to who waits
+    _apply           committed entries to the state machine, results to who waits; restores it first
     _peers           connections, both ends: dialling, and answering what comes in
     _server          one server from inside: ``transition``, and the answer to every RPC; with _first_start, _tickets
     _journal         the ordered queue to the disk: group commit, wait_durable
-    _storage/        wal, the segmented write-ahead log; memory; files, the operations they need
+    _storage/        wal, the segmented write-ahead log; snapshots; both in memory; files, the operations they need
     _transport       channels over trio streams; _handshake; _tcp
     _rules/          the paper, synchronous and pure: state, log, configuration, progress, request_vote,
-                     append_entries, reads, bootstrap
+                     append_entries, install_snapshot, reads, bootstrap
     _codec, _values  bytes of messages, and of commands
-    abc              what you may supply: StateMachine, LogStore, Transport
+    abc              what you may supply: StateMachine, LogStore, SnapshotStore, Transport
     _config, _events, _errors, _messages, _records, _environment
+
+Beside it, for directories that no node is open on: ``recovery``, and ``__main__`` with the commands, both over _tools/.
 
 Nothing imports upward.  Two routes to read along:
 
@@ -48,6 +54,7 @@ from trio_raft._errors import (
     ProtocolError,
     RaftError,
     RaftInternalError,
+    RecoveryRefused,
     Rejected,
     SnapshotCorrupt,
     SnapshotUnavailable,
@@ -55,6 +62,7 @@ from trio_raft._errors import (
     StorageError,
     StorageFull,
 )
+from trio_raft._event_hub import EventReceiver
 from trio_raft._events import (
     BadInput,
     BootstrapDone,
@@ -67,15 +75,20 @@ from trio_raft._events import (
     DiskRecovered,
     DiskStalled,
     Event,
-    EventReceiver,
     LeaderChanged,
-    LogCompacted,
     LoopBlocked,
     NodeStopped,
     PeerLostData,
     PeerRefused,
     ReplicationRestarted,
     RoleChanged,
+    TornTailCut,
+)
+from trio_raft._messages import LogIndex, ServerId, Term
+from trio_raft._node import Node
+from trio_raft._opening import open_node, serve_node
+from trio_raft._snapshot_events import (
+    LogCompacted,
     SnapshotFailed,
     SnapshotIgnored,
     SnapshotInstalled,
@@ -83,12 +96,11 @@ from trio_raft._events import (
     SnapshotSending,
     SnapshotTaken,
     StateRestored,
-    TornTailCut,
 )
-from trio_raft._messages import LogIndex, ServerId, Term
-from trio_raft._node import Node, open_node, serve_node
 from trio_raft._statistics import PeerStatistics, Statistics
 from trio_raft._storage.memory import MemoryLogStore
+from trio_raft._storage.snapshots import FileSnapshotStore
+from trio_raft._storage.snapshots_memory import MemorySnapshotStore
 from trio_raft._storage.wal import FileLogStore
 from trio_raft._tcp import TCPTransport
 from trio_raft._tickets import Ticket
@@ -113,6 +125,7 @@ __all__ = [
     "Event",
     "EventReceiver",
     "FileLogStore",
+    "FileSnapshotStore",
     "HandshakeRefused",
     "IncarnationRefused",
     "IncompatibleVersion",
@@ -125,6 +138,7 @@ __all__ = [
     "LogStore",
     "LoopBlocked",
     "MemoryLogStore",
+    "MemorySnapshotStore",
     "NoLeader",
     "Node",
     "NodeStopped",
@@ -136,6 +150,7 @@ __all__ = [
     "ProtocolError",
     "RaftError",
     "RaftInternalError",
+    "RecoveryRefused",
     "Rejected",
     "ReplicationRestarted",
     "RoleChanged",

@@ -1,9 +1,11 @@
-"""Feed committed entries to the state machine, in order, and give the results to whoever waits.
+"""Feed committed entries to the state machine, in order, and give the results to whoever waits; restore it first
+where the log no longer reaches back to it.
 
 House rules: an entry is applied once it is committed *and* durable on this server; none is ever skipped; whatever the
 machine raises besides ``Rejected`` ends the node, with the index and the term.  A batch is bounded, and after each the
 loop gets its turn, so that a long replay delays no heartbeat.  One call that blocks the loop by itself is measured and
-reported by name: nobody else can say where the time went.
+reported by name: nobody else can say where the time went.  A restore may take long and runs in a thread; until it is
+done nothing else touches the machine, so this one task owns all that changes it (N3).
 """
 
 import inspect
@@ -11,13 +13,24 @@ from typing import Any, Generic, TypeVar, get_args, get_origin
 
 import trio
 
-from trio_raft._errors import ConfigurationError, RaftInternalError, Rejected, StateMachineError, error_text
+from trio_raft._environment import Lane
+from trio_raft._errors import (
+    ConfigurationError,
+    IncompatibleVersion,
+    RaftInternalError,
+    Rejected,
+    SnapshotCorrupt,
+    StateMachineError,
+    StorageError,
+    error_text,
+)
 from trio_raft._events import LoopBlocked
 from trio_raft._records import Entry, EntryKind, LogIndex
 from trio_raft._server import Server
+from trio_raft._snapshot_events import StateRestored
 from trio_raft._tickets import Ticket
 from trio_raft._values import ValueCodec
-from trio_raft.abc import Committed, StateMachine
+from trio_raft.abc import Committed, SavedState, SnapshotStore, StateMachine, StoredSnapshot
 
 CommandT = TypeVar("CommandT")
 ResultT = TypeVar("ResultT")
@@ -36,14 +49,33 @@ class Applier(Generic[CommandT, ResultT]):
         self._stopwatch = server.environment.clock.stopwatch
 
     async def run(self) -> None:
-        """Apply for ever.  Raises StateMachineError when the machine fails."""
-        server = self._server
+        """Apply for ever.
+
+        Raises StateMachineError when the machine fails, and SnapshotCorrupt, IncompatibleVersion and StorageError when
+        a snapshot cannot be restored.
+        """
+        server, snapshots = self._server, self._server.snapshots
         while True:
-            while server.state.last_applied >= server.applicable_index:
+            while not snapshots.restore_due and server.state.last_applied >= server.applicable_index:
                 await server.apply_lot.park()
+            if snapshots.restore_due:
+                await self._restore()
+                continue
             entries = await self._next_batch()
-            self._apply_batch(entries)
+            # A snapshot may have been installed while old entries were read: then they are not needed any more.
+            if not snapshots.restore_due:
+                self._apply_batch(entries)
             await trio.lowlevel.checkpoint()
+
+    async def _restore(self) -> None:
+        """Restore the newest snapshot.  A newer one may be installed meanwhile: then its turn comes next."""
+        server, snapshot = self._server, self._server.snapshots.newest
+        if snapshot is None:
+            raise RaftInternalError(f"the state is to be restored up to {server.snapshots.restore_index} from nothing")
+        run_blocking, began = server.environment.run_blocking, server.environment.clock.now()
+        await run_blocking(Lane.RESTORE, restore_machine, self._machine, server.snapshots.store, snapshot)
+        server.note_restored(snapshot.point.index)
+        server.events.publish(StateRestored(snapshot.point.index, server.environment.clock.now() - began))
 
     async def _next_batch(self) -> list[Entry]:
         """The entries to apply next: from memory, or, after a restart, read back from the log store."""
@@ -62,7 +94,7 @@ class Applier(Generic[CommandT, ResultT]):
         server, stopwatch, tickets = self._server, self._stopwatch, self._server.tickets
         began = before = stopwatch()
         threshold = server.config.timeouts.loop_blocked_threshold
-        applied = server.state.last_applied
+        applied, size = server.state.last_applied, 0
         for entry in entries:
             if entry.index != applied + 1:
                 raise RaftInternalError(f"entry {entry.index} would be applied after {applied}")
@@ -74,12 +106,14 @@ class Applier(Generic[CommandT, ResultT]):
                     )
                 self._apply_command(entry, ticket)
             applied = entry.index
+            size += len(entry.record)
             now = stopwatch()
             if now - before > threshold:
                 server.events.publish(LoopBlocked(f"apply of entry {entry.index}", now - before))
             before = now
             if now - began > TURN_SECONDS:
                 break
+        server.snapshots.note_applied(applied - server.state.last_applied, size)
         server.note_applied(applied)
 
     def _apply_command(self, entry: Entry, ticket: Ticket[object] | None) -> None:
@@ -106,6 +140,41 @@ class Applier(Generic[CommandT, ResultT]):
             ticket.fail(error)
         del self._server.tickets[entry.index]
         self._server.pending_bytes -= len(entry.record)
+
+
+def restore_machine(machine: StateMachine[Any, Any], store: SnapshotStore, snapshot: StoredSnapshot) -> None:
+    """In a thread: replace the machine's state by a stored one.
+
+    Raises StateMachineError (its ``restore`` raised), IncompatibleVersion (the state is of a later class),
+    SnapshotCorrupt, StorageError.
+    """
+    point, version = snapshot.point, snapshot.meta.state_version
+    if version > machine.state_version:
+        what = f"the state in {snapshot.name}, for {type(machine).__name__},"
+        raise IncompatibleVersion(what, found=version, supported=machine.state_version)
+    reader = store.read(snapshot)
+    try:
+        machine.restore(SavedState(point.index, point.term, version, reader.state()))
+    except (SnapshotCorrupt, StorageError):
+        raise
+    except Exception as error:
+        raise StateMachineError(
+            index=point.index, term=point.term, problem=error_text(error), doing="restoring snapshot"
+        ) from error
+    finally:
+        reader.close()
+
+
+def defines_snapshots(machine: StateMachine[Any, Any]) -> bool:
+    """Can its state be captured and restored?  Raises ConfigurationError if it defines one half of that."""
+    cls = type(machine)
+    halves = (cls.snapshot is not StateMachine.snapshot, cls.restore is not StateMachine.restore)
+    if any(halves) and not all(halves):
+        has, lacks = ("snapshot", "restore") if halves[0] else ("restore", "snapshot")
+        raise ConfigurationError(
+            "", f"{cls.__name__} defines {has} but not {lacks}: one is of no use without the other"
+        )
+    return all(halves)
 
 
 def command_type(machine: StateMachine[Any, Any]) -> Any:

@@ -188,11 +188,7 @@ class Limits:
 
 @attrs.frozen(kw_only=True)
 class Snapshots:
-    """When the state is written down so that the log may be cut, and how a snapshot travels.
-
-    For state machines that define ``snapshot`` and ``restore``; without them the log grows.  Of the three triggers
-    each is off at 0.
-    """
+    """When a state that can be restored is written down, and how it travels.  Each of the triggers is off at 0."""
 
     threshold_entries: int = 100_000
     """Take one when so many entries were applied since the last."""
@@ -214,7 +210,7 @@ class Snapshots:
     """Newest snapshots that are kept on disk."""
 
     chunk_bytes: int = 1 * MEBIBYTE
-    """Bytes of a snapshot in one message; four are under way at a time."""
+    """Bytes of a snapshot in one message, as far as the peer's frames take them; four are under way at a time."""
 
     bytes_per_second: int = 64 * MEBIBYTE
     """To each follower; 0 sends as fast as it takes them."""
@@ -262,9 +258,6 @@ class Config:
             known = ", ".join(sorted(self.members)) or "none"
             raise ConfigurationError("members", f"must name this node, {self.node_id!r}; it names {known}")
         self._check_addresses()
-        if self.snapshots.chunk_bytes > self.limits.max_frame_body:
-            problem = f"must fit into a frame: limits.max_frame_body is {self.limits.max_frame_body}"
-            raise ConfigurationError("snapshots.chunk_bytes", problem)
         if self.listen:
             split_address("listen", self.listen)
 

@@ -5,7 +5,8 @@ error of the same meaning (``trio.ClosedResourceError``, ``trio.WouldBlock``) th
 
 * You called with something wrong: ``ConfigurationError``, ``Rejected`` (your state machine said no).
 * This directory or this machine needs attention: ``DirectoryInUse``, ``DirectoryMismatch``, ``IncarnationRefused``,
-  ``LogCorrupt``, ``SnapshotCorrupt``, ``StorageError``, ``StorageFull``, ``IncompatibleVersion``.
+  ``LogCorrupt``, ``SnapshotCorrupt``, ``StorageError``, ``StorageFull``, ``IncompatibleVersion``,
+  ``RecoveryRefused``.
 * The cluster moved on; ask again, perhaps elsewhere: ``NotLeader``, ``NoLeader``, ``ProposalDropped``,
   ``LeadershipLost``.
 * Your code failed inside the node: ``StateMachineError``.
@@ -97,6 +98,7 @@ class StorageError(RaftError):
         )
         self.path = path
         self.operation = operation
+        self.problem = problem
 
 
 class StorageFull(RaftError):
@@ -142,9 +144,7 @@ class SnapshotCorrupt(RaftError):
     """
 
     def __init__(self, path: Path, *, offset: int, problem: str) -> None:
-        super().__init__(
-            f"snapshot {path} is damaged at byte {offset}: {problem}. Nothing was changed; mend the disk or file system."
-        )
+        super().__init__(f"snapshot {path} is damaged at byte {offset}: {problem}. Nothing was changed. Mend the disk.")
         self.path = path
         self.offset = offset
         self.problem = problem
@@ -158,6 +158,17 @@ class SnapshotUnavailable(RaftError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"no snapshot was taken: {reason}.")
+        self.reason = reason
+
+
+class RecoveryRefused(RaftError):
+    """A recovery, or the restoring or saving of a snapshot, was not begun: ``reason`` says why, and what would help.
+
+    Nothing was changed.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"{reason}. Nothing was changed.")
         self.reason = reason
 
 
@@ -231,16 +242,17 @@ class LeadershipLost(RaftError):
 
 
 class StateMachineError(RaftError):
-    """The state machine raised on a committed entry; the node stopped, since skipping it would diverge.
+    """The state machine raised on a committed entry, or when it was to be restored; the node stopped, since skipping
+    it would diverge.
 
     The machine's exception is the ``__cause__``.  Next step: mend the machine; the entry is applied again at the next
     start.  To refuse a command, raise ``Rejected``.
     """
 
-    def __init__(self, *, index: int, term: int, problem: str) -> None:
+    def __init__(self, *, index: int, term: int, problem: str, doing: str = "entry") -> None:
         super().__init__(
-            f"the state machine failed on entry {index} of term {term}: {problem}. The node stopped, since no entry is "
-            f"ever skipped; mend the machine and start again."
+            f"the state machine failed on {doing} {index} of term {term}: {problem}. The node stopped, since no entry "
+            f"is ever skipped; mend the machine and start again."
         )
         self.index = index
         self.term = term

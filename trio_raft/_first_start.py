@@ -8,7 +8,8 @@ from collections.abc import Mapping
 
 import trio
 
-from trio_raft._events import DirectoryReplaced, EventHub
+from trio_raft._event_hub import EventHub
+from trio_raft._events import DirectoryReplaced
 from trio_raft._journal import Journal
 from trio_raft._messages import BootstrapReply, BootstrapStatement, Incarnation, ServerId
 from trio_raft._rules.bootstrap import Bootstrap

@@ -31,7 +31,16 @@ from trio_raft._errors import StorageError, StorageFull
 from trio_raft._events import DiskFull, DiskHasRoom, DiskRecovered, DiskStalled, Event
 from trio_raft._messages import Incarnation, ServerId
 from trio_raft._records import Entry, LogIndex, Term
-from trio_raft.abc import Append, JournalItem, LogStore, SaveBootstrap, SaveVote
+from trio_raft.abc import (
+    Append,
+    Compact,
+    JournalItem,
+    LogStore,
+    SaveBootstrap,
+    SaveSnapshot,
+    SaveVote,
+    SnapshotPoint,
+)
 
 SMALL_ITEM_BYTES = 1024
 """What a vote or a member map counts for in the byte bound of a batch: more than either takes."""
@@ -131,6 +140,26 @@ class Journal:
         """Queue what is known of the members' incarnations; returns the position."""
         self._open = None
         return self._enqueue(SaveBootstrap(dict(incarnations), done))
+
+    @trio.lowlevel.enable_ki_protection
+    def save_snapshot(self, point: SnapshotPoint, *, keep: bool) -> int:
+        """Queue that a snapshot, durable already, took the place of the log up to ``point``; returns the position.
+
+        What the snapshot covers is durable from now on, whatever of the log is still on its way to the disk.  Without
+        ``keep`` nothing that was queued before counts for what comes after.
+        """
+        if not keep:
+            self._lower_marks(LogIndex(0))
+            self._last_queued_index = point.index
+        self.durable_index = max(self.durable_index, point.index)
+        self._open = None
+        return self._enqueue(SaveSnapshot(point, keep))
+
+    @trio.lowlevel.enable_ki_protection
+    def compact(self, up_to: LogIndex) -> int:
+        """Queue that entries up to there, which a durable snapshot covers, may go; returns the position."""
+        self._open = None
+        return self._enqueue(Compact(up_to))
 
     def _enqueue(self, item: JournalItem) -> int:
         self._queue.append(item)

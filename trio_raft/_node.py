@@ -1,41 +1,32 @@
-"""A node: one server of a cluster inside a Trio program, with its public calls.
-
-``open_node`` recovers the log and listens (``_startup.py``), and runs the services (``_services.py``) in a nursery
-that the caller never sees.  What leaves its block: the user's exception as it is; or, if the node itself failed,
-StorageError, LogCorrupt or StateMachineError as itself, any other failure as RaftInternalError, each ``from`` the
-group in which it was found, with the user's exception as its context; KeyboardInterrupt and SystemExit bare.
+"""A node: one server of a cluster inside a Trio program, and its public calls.  ``_opening.py`` makes it.
 
 House rule: the public calls run in the caller's task.  None holds a reference to a task of the node; they wait for
 state, and closing wakes them all.
 
-Reading order: ``open_node``, then ``Node``: looking, writes, reads, waits.
+Reading order: looking, writes, reads, snapshots, waits.
 """
 
 import inspect
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager, asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Generic, Literal, TypeVar, cast
 
 import trio
 
-from trio_raft._apply import Applier, command_type
-from trio_raft._config import Config
-from trio_raft._environment import Environment, real_environment
-from trio_raft._errors import NoLeader, ProposalDropped, leaves
-from trio_raft._events import EventReceiver, LoopBlocked
+from trio_raft._errors import NoLeader, ProposalDropped
+from trio_raft._event_hub import EventReceiver
+from trio_raft._events import LoopBlocked
 from trio_raft._leadership import confirm_applied, confirm_leadership, confirm_read_index
 from trio_raft._messages import ServerId
 from trio_raft._records import LogIndex, Term
 from trio_raft._rules.state import Role
 from trio_raft._server import Server
 from trio_raft._services import Services
-from trio_raft._startup import listen, recover
 from trio_raft._statistics import Statistics, take_statistics, why_no_leader
-from trio_raft._storage.wal import FileLogStore
-from trio_raft._tcp import TCPTransport
+from trio_raft._taking import Snapshotter
 from trio_raft._tickets import Ticket
 from trio_raft._values import ValueCodec
-from trio_raft.abc import LogStore, StateMachine, Transport
+from trio_raft.abc import StateMachine, StoredSnapshot
 
 CommandT = TypeVar("CommandT")
 ResultT = TypeVar("ResultT")
@@ -43,91 +34,6 @@ ValueT = TypeVar("ValueT")
 
 SUBMITS_BETWEEN_YIELDS = 64
 """``submit`` gives the loop its turn at least every so many calls."""
-
-
-# Protected, but for the block itself: Ctrl-C between two steps of the way out would leave the services running, and the
-# nursery waiting for them.  It is delivered where this waits.
-@asynccontextmanager
-@trio.lowlevel.enable_ki_protection
-async def open_node(
-    config: Config,
-    machine: StateMachine[CommandT, ResultT],
-    *,
-    log_store: LogStore[Any, Any, Any] | None = None,
-    transport: Transport | None = None,
-    environment: Environment | None = None,
-) -> AsyncIterator["Node[CommandT, ResultT]"]:
-    """Run a node for as long as the block lasts.
-
-    Inside the block the log is recovered and the node listens; there need not be a leader yet (``wait_leader``).
-    Leaving the block closes the node, in bounded time, and ends every task.
-
-    Raises at the start, bare, with nothing changed on disk:  ConfigurationError, DirectoryInUse, DirectoryMismatch,
-    LogCorrupt, IncompatibleVersion, StorageError, StorageFull; an address that is taken or not ours is a
-    ConfigurationError too.  Later leaves: your exception, as it is; or, if the node itself failed, StorageError,
-    LogCorrupt or StateMachineError, any other failure as RaftInternalError, with your exception as its context.  None
-    of them in a group; those of ``serve_node`` come out of your own nursery.
-
-    Cancelled: the node is closed at once.
-    """
-    codec: ValueCodec[CommandT] = ValueCodec(command_type(machine))
-    environment = environment or real_environment()
-    store = log_store or FileLogStore(
-        config.data_directory,
-        segment_bytes=config.limits.segment_bytes,
-        longest_batch=config.limits.largest_journal_batch,
-    )
-    try:
-        transport = transport or TCPTransport()
-        server = await recover(config, store, transport, environment)
-        listeners = await listen(config, transport)
-    except BaseException:
-        store.close()
-        raise
-    services = Services(server, store, listeners, apply=Applier(server, machine, codec).run)
-    node = Node(server, services, machine, codec)
-    body_error: BaseException | None = None
-    async with trio.open_nursery() as hidden:
-        body_scope = trio.CancelScope()
-        hidden.start_soon(services.run, body_scope, name=f"node[{config.node_id}]")
-        try:
-            with body_scope:
-                yield node
-        except BaseException as error:
-            # Kept until every service has ended; Cancelled too, which is raised again below.
-            body_error = error
-        interruption = await services.end()
-    leaving = _what_leaves(body_error, interruption, server.crash)
-    if leaving is not None:
-        raise leaving
-
-
-def _what_leaves(
-    body_error: BaseException | None, interruption: BaseException | None, crash: BaseException | None
-) -> BaseException | None:
-    """The one exception for the end of a block, its close and its node: Ctrl-C, else the crash, else the body's."""
-    for error in (interruption, body_error):
-        if error is not None and any(isinstance(leaf, KeyboardInterrupt | SystemExit) for leaf in leaves(error)):
-            return error
-    return crash or body_error or interruption
-
-
-async def serve_node(
-    config: Config,
-    machine: StateMachine[CommandT, ResultT],
-    *,
-    log_store: LogStore[Any, Any, Any] | None = None,
-    transport: Transport | None = None,
-    environment: Environment | None = None,
-    task_status: trio.TaskStatus["Node[CommandT, ResultT]"] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    """``open_node`` as a task: ``node = await nursery.start(serve_node, config, machine)``.
-
-    Returns after ``node.aclose()``; raises what ``open_node`` raises.
-    """
-    async with open_node(config, machine, log_store=log_store, transport=transport, environment=environment) as node:
-        task_status.started(node)
-        await node.wait_closed()
 
 
 class Node(Generic[CommandT, ResultT]):
@@ -139,7 +45,9 @@ class Node(Generic[CommandT, ResultT]):
         services: Services,
         machine: StateMachine[CommandT, ResultT],
         codec: ValueCodec[CommandT],
+        snapshotter: Snapshotter,
     ) -> None:
+        self._snapshotter = snapshotter
         self._server = server
         self._services = services
         self._clock = server.environment.clock
@@ -296,8 +204,8 @@ class Node(Generic[CommandT, ResultT]):
         if consistency == "linearizable":
             await self.barrier()
         elif consistency == "stale":
-            await trio.lowlevel.checkpoint()
-            self._server.check_open()
+            # During a restore there is no state to look at.
+            await self.wait_for(lambda _: not self._server.snapshots.restore_due)
         else:
             raise ValueError(f"consistency must be 'linearizable' or 'stale', not {consistency!r}")
         stopwatch = self._clock.stopwatch
@@ -341,6 +249,21 @@ class Node(Generic[CommandT, ResultT]):
         await trio.lowlevel.checkpoint()
         await self._wait_to_lead()
         await confirm_applied(self._server)
+
+    # ------------------------------------------------------------------------------------ snapshots
+
+    async def snapshot(self) -> StoredSnapshot:
+        """Take a snapshot of this server's state now, on any server, and cut the log behind it (paper section 7).
+
+        Returns the snapshot: ``point`` (index and term), ``size`` in bytes.  If nothing was applied since the newest
+        one, that is returned.  Raises SnapshotUnavailable (the machine defines no ``snapshot``, nothing was applied, or
+        writing failed; the old snapshot stays) and ``trio.ClosedResourceError``.
+
+        Cancelled: the half-written file is removed, unless others wait for it too; the old snapshot stays.
+        """
+        await trio.lowlevel.checkpoint()
+        self._server.check_open()
+        return await self._snapshotter.take()
 
     # ------------------------------------------------------------------------------------ waits
 

@@ -11,6 +11,7 @@ storage is not the peer's fault and is not caught here.
 """
 
 from collections import deque
+from collections.abc import Awaitable, Callable
 
 import attrs
 import trio
@@ -22,12 +23,14 @@ from trio_raft._messages import (
     AppendEntries,
     BootstrapStatement,
     Heartbeat,
+    InstallSnapshot,
+    InstallSnapshotReply,
     Message,
     Purpose,
     RequestVote,
     ServerId,
 )
-from trio_raft._rules.append_entries import BadRequest
+from trio_raft._rules import append_entries, install_snapshot
 from trio_raft._server import Server
 from trio_raft._transport import Channel, ChannelBroken, accept, dial
 
@@ -61,11 +64,16 @@ async def dial_peer(server: Server, peer: ServerId, purpose: Purpose) -> Channel
     return channel
 
 
+SnapshotAnswer = Callable[[InstallSnapshot], Awaitable[InstallSnapshotReply]]
+"""Carries one message of a snapshot transfer out, and gives the reply (``_receiving.py``)."""
+
+
 class PeerService:
     """Serves every inbound connection of one node."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, answer_snapshot: SnapshotAnswer) -> None:
         self._server = server
+        self._answer_snapshot = answer_snapshot
         self._connections = 0
         self._served: dict[tuple[ServerId, Purpose], deque[Channel]] = {}
         """Those past the handshake, oldest first."""
@@ -96,10 +104,12 @@ class PeerService:
                 await older.drop()
             if channel.purpose is Purpose.REPLICATION:
                 await self._serve_replication(channel)
+            elif channel.purpose is Purpose.SNAPSHOT:
+                await self._serve_snapshot(channel)
             else:
                 await self._serve_control(channel)
         # except* since these arrive in the group of the connection's nursery.
-        except* (ProtocolError, BadRequest) as group:
+        except* (ProtocolError, append_entries.BadRequest, install_snapshot.BadRequest) as group:
             problem = "; ".join(str(error) for error in leaves(group))
             self._server.events.publish(BadInput(channel.peer, problem))
         except* ChannelBroken:
@@ -162,6 +172,17 @@ class PeerService:
                 ready.append(encode_frame(queued.reply, request_id=queued.request_id))
             replies.drained.unpark_all()
             await channel.send_frames(b"".join(ready))
+
+    # ------------------------------------------------------------------------------------ snapshots
+
+    async def _serve_snapshot(self, channel: Channel) -> None:
+        """One message at a time: what has been written is what is acknowledged."""
+        while True:
+            frame = await channel.receive()
+            if not isinstance(frame.message, InstallSnapshot):
+                raise ProtocolError(channel.peer, f"sent {type(frame.message).__name__} for a snapshot")
+            self._check_sender(channel, frame.message.leader)
+            await channel.send(await self._answer_snapshot(frame.message), request_id=frame.request_id)
 
     # ------------------------------------------------------------------------------------ control
 

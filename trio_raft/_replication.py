@@ -8,14 +8,15 @@ silences the heartbeat:
   sender and a decoder that borrow the connection and keep several requests in flight.  The pipeline never repairs
   anything.  On any doubt (a rejection, an answer out of order, silence, a broken connection) it ends, the connection
   is dropped, and the probe dials anew and starts over from ``match_index + 1``.
-* ``_heartbeat`` owns the control connection.  No disk and no batch stands before a heartbeat, on either side.
+  Where the log no longer holds what the follower needs, the newest snapshot is sent first (``_sending.py``).
+* the heartbeat (``_heartbeat.py``) owns the control connection: no disk and no batch stands before it.
 
 Stopping needs nothing here: leaving the leadership, or removing the server, cancels the nursery.
 
 House rules: a leader's term is a constant, captured when the leadership began.  After every await ask ``_leads()``;
 contact is dated by when the answered request was *sent*.
 
-Reading order: ``replicate_to``, ``_replicate``, ``_probe``, ``_pipeline`` (sender, decoder), ``_heartbeat``.
+Reading order: ``replicate_to``, ``_replicate``, ``_probe``, ``_pipeline`` (sender, decoder).
 """
 
 from collections.abc import Awaitable, Callable
@@ -24,33 +25,40 @@ import trio
 
 from trio_raft._codec import encode_frame
 from trio_raft._environment import draw_interval
-from trio_raft._errors import LogCorrupt, ProtocolError, StateMachineError, StorageError, error_text, leaves
-from trio_raft._events import ContactLost, ContactResumed, PeerLostData, ReplicationRestarted
+from trio_raft._errors import (
+    LogCorrupt,
+    ProtocolError,
+    SnapshotCorrupt,
+    StateMachineError,
+    StorageError,
+    error_text,
+    leaves,
+)
+from trio_raft._events import PeerLostData, ReplicationRestarted
+from trio_raft._follower import Follower
+from trio_raft._heartbeat import Heart
 from trio_raft._messages import (
     AppendEntries,
     AppendEntriesReply,
-    Heartbeat,
-    HeartbeatReply,
     Message,
     Purpose,
 )
 from trio_raft._peers import dial_peer
 from trio_raft._records import Entry, LogIndex, Term
-from trio_raft._rules import append_entries
+from trio_raft._rules import append_entries, install_snapshot
 from trio_raft._rules.append_entries import BadReply, Outcome, ReadFirst
 from trio_raft._rules.progress import InFlight, Mode, ReplyMismatch
-from trio_raft._server import Follower, Server
-from trio_raft._transport import Channel, ChannelBroken
-
-SMOOTHING = 0.2
-"""Weight of the newest round trip in the moving averages of the statistics."""
+from trio_raft._sending import send_snapshot
+from trio_raft._server import Server
+from trio_raft._transport import Channel, ChannelBroken, unanswered
 
 
 async def replicate_to(server: Server, follower: Follower) -> None:
     """Everything that a leader does for one follower; runs until it is cancelled or the leadership is over."""
     replication = _Replication(server, follower)
     async with trio.open_nursery() as nursery:
-        for task, name in ((replication.replicate, "replicate"), (replication.heartbeat, "heartbeat")):
+        heart = Heart(server, follower, on_process=replication.end_pipeline_to_another_process)
+        for task, name in ((replication.replicate, "replicate"), (heart.run, "heartbeat")):
             nursery.start_soon(replication.supervise, task, name, name=f"{name}[{follower.id}]")
 
 
@@ -63,10 +71,10 @@ class _Replication:
         self._term: Term = server.state.current_term
         self._follower = follower
         self._progress = follower.progress
-        self._beat_due = 0.0
-        """When the next heartbeat leaves, unless a read asks before."""
         self._reply_scope: trio.CancelScope | None = None
         """Expires when the oldest request in flight is overdue; only while a pipeline is open."""
+        self._pinned_until: LogIndex | None = None
+        """Until the follower has come so far, the log is kept for it behind the snapshot that it was sent."""
         self._process = ""
         """The boot id of the process at the other end of the replication connection."""
 
@@ -81,7 +89,7 @@ class _Replication:
             try:
                 async with trio.open_nursery():
                     await task()
-            except* (AssertionError, StorageError, LogCorrupt, StateMachineError):
+            except* (AssertionError, StorageError, LogCorrupt, SnapshotCorrupt, StateMachineError):
                 raise
             except* Exception as group:
                 problem = "; ".join(error_text(error) for error in leaves(group))
@@ -91,23 +99,23 @@ class _Replication:
             await self._clock.sleep(pause)
             pause = min(2 * pause, self._timeouts.retry_backoff_cap)
 
-    async def _answer_within(self, seconds: float, channel: Channel, request: Message) -> Message:
-        with self._clock.move_on_after(seconds):
-            return await channel.request(request)
-        raise self._unanswered(seconds)
-
-    def _unanswered(self, seconds: float) -> ChannelBroken:
-        return ChannelBroken(self._follower.id, f"no answer within {seconds} s")
-
     # ------------------------------------------------------------------------------------ replicate
 
     async def replicate(self) -> None:
         """Dial, probe, pipeline; again after a pause whenever the connection is lost."""
+        try:
+            await self._replicate()
+        finally:
+            self._server.snapshots.unpin(self._follower.id)
+
+    async def _replicate(self) -> None:
         pause = self._timeouts.retry_backoff
         while self._leads():
             # A mere mismatch needs no pause; a peer that cannot be reached, or cannot be counted, does.
             in_doubt_only = False
             try:
+                if self._needs_snapshot():
+                    await self._bring_up()
                 channel = await dial_peer(self._server, self._follower.id, Purpose.REPLICATION)
                 self._process = channel.peer_boot_id
                 try:
@@ -115,24 +123,38 @@ class _Replication:
                         pause = self._timeouts.retry_backoff
                         await self._pipeline(channel)
                         in_doubt_only = True
+                    else:
+                        in_doubt_only = self._needs_snapshot()
                 finally:
                     self._progress.become_probe()
                     await channel.drop()
-            except* (ChannelBroken, ProtocolError, BadReply, ReplyMismatch):
+            except* (ChannelBroken, ProtocolError, BadReply, install_snapshot.BadReply, ReplyMismatch):
                 self._follower.failures += 1
             if not in_doubt_only or self._progress.lost_data:
                 await self._clock.sleep(pause)
                 pause = min(2 * pause, self._timeouts.retry_backoff_cap)
+                if pause == self._timeouts.retry_backoff_cap:
+                    # It has been away for a while: the log is not kept for it any longer.
+                    self._server.snapshots.unpin(self._follower.id)
+
+    def _needs_snapshot(self) -> bool:
+        """Is the entry before the next one gone from the log, so that no request can be made (R9)?"""
+        return self._progress.next_index <= self._server.state.log.base_index
+
+    async def _bring_up(self) -> None:
+        """Send a snapshot; what follows it in the log stays there until the follower has caught up with it (N7)."""
+        await send_snapshot(self._server, self._follower)
+        self._pinned_until = self._server.state.log.last_index
 
     async def _probe(self, channel: Channel) -> bool:
         """Find where the logs agree, one request at a time; True once a request succeeded."""
-        while self._leads():
+        while self._leads() and not self._needs_snapshot():
             # One entry is enough to verify; a mismatch would throw a whole batch away.
             request = await self._make(max_entries=1)
             if request is None:
                 return False
             sent_at = self._clock.now()
-            reply = await self._answer_within(self._timeouts.request_timeout, channel, request)
+            reply = await channel.request_within(self._timeouts.request_timeout, request)
             if not self._leads():
                 return False
             outcome = self._digest(reply, request, sent_at)
@@ -158,22 +180,25 @@ class _Replication:
         if outcome is Outcome.NOT_READY:
             return outcome
         progress.last_append_contact = max(progress.last_append_contact, sent_at)
-        follower.append_round_trip = _smooth(follower.append_round_trip, self._clock.now() - sent_at)
+        follower.note_append_round_trip(self._clock.now() - sent_at)
         if outcome is Outcome.LOST_DATA:
             if server.matches.pop(follower.id, None) is not None:
                 server.events.publish(PeerLostData(follower.id, progress.match_index))
         elif outcome is Outcome.ADVANCED and progress.counts_for_quorum:
             server.matches[follower.id] = progress.match_index
             server.advance_commit()
+            if self._pinned_until is not None and progress.match_index >= self._pinned_until:
+                self._pinned_until = None
+                server.snapshots.unpin(follower.id)
         return outcome
 
     async def _make(self, *, max_entries: int) -> AppendEntries | None:
         """The next request; entries that left memory are read back from the own log first.
 
-        None if the leadership ended meanwhile.
+        None if the leadership ended meanwhile, or the log was cut above what the follower needs.
         """
         entries: list[Entry] | None = None
-        while self._leads():
+        while self._leads() and not self._needs_snapshot():
             request = append_entries.make(
                 self._server.state,
                 self._progress,
@@ -200,9 +225,9 @@ class _Replication:
                 await self._decode(channel)
                 nursery.cancel_scope.cancel()
         if self._reply_scope.cancelled_caught:
-            raise self._unanswered(self._timeouts.request_timeout)
+            raise unanswered(self._follower.id, self._timeouts.request_timeout)
 
-    def _end_pipeline_to_another_process(self, process: str) -> None:
+    def end_pipeline_to_another_process(self, process: str) -> None:
         """The follower was started anew, and a machine that lost its power has not said so on this connection.
 
         With nothing to send that would never be noticed, and the follower not learn how far the log is committed.
@@ -220,7 +245,8 @@ class _Replication:
                 if request is None:
                     break
                 frames.append(self._put_in_flight(channel, request))
-            await channel.send_frames(b"".join(frames))
+            if frames:
+                await channel.send_frames(b"".join(frames))
         nursery.cancel_scope.cancel()
 
     def _put_in_flight(self, channel: Channel, request: AppendEntries) -> bytes:
@@ -258,9 +284,12 @@ class _Replication:
         return self._progress.window_open(requests=limits.pipeline_requests, size=limits.pipeline_bytes)
 
     async def _wait_for_work(self) -> bool:
-        """Park until there is something to send and room for it; False once the leadership is over."""
+        """Park until there is something to send and room for it.
+
+        False once the leadership is over, or the follower needs a snapshot.
+        """
         server, progress = self._server, self._progress
-        while self._leads():
+        while self._leads() and not self._needs_snapshot():
             if not self._has_room():
                 await self._follower.window_lot.park()
             elif self._has_work():
@@ -295,83 +324,3 @@ class _Replication:
                     return
             self._watch_reply(progress.in_flight[0].sent_at if progress.in_flight else float("inf"))
             self._follower.window_lot.unpark_all()
-
-    # ------------------------------------------------------------------------------------ heartbeat
-
-    async def heartbeat(self) -> None:
-        """Be heard: every drawn interval, or at once when a read asks for a confirmation round."""
-        failures = 0
-        silent_since: float | None = None
-        while self._leads():
-            problem = ""
-            try:
-                channel = await dial_peer(self._server, self._follower.id, Purpose.CONTROL)
-                self._end_pipeline_to_another_process(channel.peer_boot_id)
-                try:
-                    while await self._beat(channel):
-                        failures = 0
-                        if silent_since is not None:
-                            silence = self._clock.now() - silent_since
-                            self._server.events.publish(ContactResumed(self._follower.id, silence))
-                            silent_since = None
-                        await self._wait_for_beat()
-                finally:
-                    await channel.drop()
-            except (ChannelBroken, ProtocolError) as error:
-                problem = error.reason
-            if self._leads():
-                if silent_since is None:
-                    silent_since = self._progress.last_contact
-                    self._server.events.publish(ContactLost(self._follower.id, problem))
-                await self._back_off(failures)
-                failures += 1
-
-    async def _beat(self, channel: Channel) -> bool:
-        """One round trip; False once the leadership is over."""
-        server = self._server
-        if not self._leads():
-            return False
-        sent_at = self._clock.now()
-        # From the sending on: on a slow network the round trip is part of the interval, and contact stays young.
-        self._beat_due = sent_at + draw_interval(server.environment, self._timeouts.heartbeat_interval)
-        request = Heartbeat(self._term, server.node_id, server.reads.sent())
-        reply = await self._answer_within(self._timeouts.heartbeat_timeout / 2, channel, request)
-        if not isinstance(reply, HeartbeatReply):
-            raise ProtocolError(channel.peer, f"answered a Heartbeat with {type(reply).__name__}")
-        if not self._leads():
-            return False
-        if reply.term > self._term:
-            server.adopt_term(reply.term, self._follower.id)
-            return False
-        self._follower.ready = reply.ready
-        if reply.ready:
-            self._note_contact(request, reply, sent_at)
-        return True
-
-    def _note_contact(self, request: Heartbeat, reply: HeartbeatReply, sent_at: float) -> None:
-        if (reply.term, reply.round) != (request.term, request.round):
-            raise ProtocolError(
-                self._follower.id,
-                f"answered round {request.round} of term {request.term} with {reply.round} of {reply.term}",
-            )
-        self._follower.round_trip = _smooth(self._follower.round_trip, self._clock.now() - sent_at)
-        self._progress.last_contact = max(self._progress.last_contact, sent_at)
-        self._server.acknowledge_round(self._follower.id, request.round)
-
-    async def _wait_for_beat(self) -> None:
-        # A follower that is not ready acknowledges nothing, however often it is asked.
-        if self._follower.ready and self._server.reads.outstanding(self._follower.id):
-            return
-        with self._clock.move_on_at(self._beat_due):
-            await self._server.heartbeat_lot.park()
-
-    async def _back_off(self, failures: int) -> None:
-        """Doubling from ``retry_backoff`` to half of ``heartbeat_timeout``; a read that asks cuts it short."""
-        longest = self._timeouts.heartbeat_timeout / 2
-        pause = min(self._timeouts.retry_backoff * 2 ** min(failures, 30), longest)
-        with self._clock.move_on_after(pause):
-            await self._server.heartbeat_lot.park()
-
-
-def _smooth(average: float | None, newest: float) -> float:
-    return newest if average is None else average + SMOOTHING * (newest - average)

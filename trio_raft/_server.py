@@ -20,19 +20,15 @@ follower's side (``answer_…``), and what both share.
 
 import math
 
-import attrs
 import trio
 
 from trio_raft._config import Config
 from trio_raft._environment import Environment, draw_interval
 from trio_raft._errors import IncarnationRefused, LeadershipLost, NotLeader, StorageFull, error_text
-from trio_raft._events import (
-    BootstrapDone,
-    EventHub,
-    LeaderChanged,
-    RoleChanged,
-)
+from trio_raft._event_hub import EventHub
+from trio_raft._events import BootstrapDone, LeaderChanged, RoleChanged
 from trio_raft._first_start import FirstStart
+from trio_raft._follower import Follower
 from trio_raft._handshake import Handshake
 from trio_raft._journal import Journal
 from trio_raft._messages import (
@@ -50,28 +46,9 @@ from trio_raft._rules import append_entries, request_vote
 from trio_raft._rules.progress import Progress
 from trio_raft._rules.reads import ReadRounds
 from trio_raft._rules.state import Role, State
+from trio_raft._snapshots import ServerSnapshots
 from trio_raft._tickets import Ticket
 from trio_raft.abc import Transport
-
-
-@attrs.define(eq=False)
-class Follower:
-    """One other server during a leadership: its progress, and what the statistics say of it."""
-
-    id: ServerId
-    progress: Progress
-    ready: bool = True
-    """Did it answer the last heartbeat as one that may vote and acknowledge?"""
-    entries_sent: int = 0
-    bytes_sent: int = 0
-    failures: int = 0
-    """Failed attempts to replicate to it in this leadership."""
-    round_trip: float | None = None
-    """Seconds; a moving average over heartbeats."""
-    append_round_trip: float | None = None
-    """Seconds; a moving average over AppendEntries, the follower's disk included."""
-    window_lot: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
-    """Where the sender waits for room in the window."""
 
 
 class Server:
@@ -88,6 +65,7 @@ class Server:
         transport: Transport,
         handshake: Handshake,
         events: EventHub,
+        snapshots: ServerSnapshots,
     ) -> None:
         self.config = config
         self.node_id: ServerId = config.node_id
@@ -99,6 +77,8 @@ class Server:
         self.events = events
         journal.on_durable = self._note_durable
         journal.on_trouble = self.step_down
+        self.snapshots = snapshots
+        snapshots.on_installed = self._note_installed
 
         self.first_start = first_start
         self.ready = first_start.done
@@ -258,7 +238,7 @@ class Server:
             ), self.vote_position
         if request.term < state.current_term:
             return append_entries.stale(state), self.vote_position
-        self._accept_leader(request.term, request.leader)
+        self.accept_leader(request.term, request.leader)
         commit_before = state.commit_index
         answer = append_entries.answer(state, request)
         if answer.new_entries:
@@ -271,11 +251,21 @@ class Server:
             return reply, self.journal.position
         return reply, self.vote_position
 
+    def _note_installed(self) -> None:
+        self.apply_lot.unpark_all()
+        self.change_lot.unpark_all()
+
+    @trio.lowlevel.enable_ki_protection
+    def note_restored(self, index: LogIndex) -> None:
+        """The state machine was restored from a snapshot up to ``index``."""
+        self.state.restored(index)
+        self.note_applied(index)
+
     @trio.lowlevel.enable_ki_protection
     def answer_heartbeat(self, request: Heartbeat) -> HeartbeatReply:
         """The reply to a heartbeat.  It never waits: it promises nothing that must survive a crash."""
         if self.ready and request.term >= self.state.current_term:
-            self._accept_leader(request.term, request.leader)
+            self.accept_leader(request.term, request.leader)
         return HeartbeatReply(term=self.state.current_term, round=request.round, ready=self.ready)
 
     @trio.lowlevel.enable_ki_protection
@@ -297,7 +287,8 @@ class Server:
         # Having supported another, give it the time to win (paper 5.2).
         self.restart_election_timer()
 
-    def _accept_leader(self, term: Term, leader: ServerId) -> None:
+    @trio.lowlevel.enable_ki_protection
+    def accept_leader(self, term: Term, leader: ServerId) -> None:
         """The sender leads ``term``, which is not behind ours."""
         state = self.state
         if term > state.current_term or state.role is Role.CANDIDATE:

@@ -10,7 +10,6 @@ House rule: the role loop starts no role before the last one's nursery has ended
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
 
 import trio
 
@@ -18,9 +17,11 @@ from trio_raft._bootstrap import settle_first_configuration
 from trio_raft._election import campaign, follow
 from trio_raft._environment import Lane
 from trio_raft._errors import (
+    IncompatibleVersion,
     LogCorrupt,
     RaftError,
     RaftInternalError,
+    SnapshotCorrupt,
     StateMachineError,
     StorageError,
     error_text,
@@ -30,9 +31,13 @@ from trio_raft._errors import (
 from trio_raft._events import NodeStopped
 from trio_raft._leadership import lead
 from trio_raft._peers import PeerService
+from trio_raft._receiving import SnapshotService
 from trio_raft._rules.state import Role
 from trio_raft._server import Server
-from trio_raft.abc import LogStore
+from trio_raft._startup import Stores
+
+_OWN_ERRORS = (StorageError, LogCorrupt, SnapshotCorrupt, IncompatibleVersion, StateMachineError)
+"""Failures of a node that leave its block as themselves."""
 
 _ROLES = {Role.FOLLOWER: follow, Role.CANDIDATE: campaign, Role.LEADER: lead}
 
@@ -43,15 +48,17 @@ class Services:
     def __init__(
         self,
         server: Server,
-        store: LogStore[Any, Any, Any],
+        stores: Stores,
         listeners: Sequence[trio.abc.Listener[trio.abc.Stream]],
         *,
         apply: Callable[[], Awaitable[None]],
+        take_snapshots: Callable[[], Awaitable[None]],
     ) -> None:
         self._server = server
-        self._store = store
+        self._stores = stores
         self._listeners = list(listeners)
         self._apply = apply
+        self._take_snapshots = take_snapshots
         self._scope = trio.CancelScope(shield=True)
         self._work_scope = trio.CancelScope()
         self._journal_scope = trio.CancelScope()
@@ -97,7 +104,7 @@ class Services:
         except BaseException as error:
             failures.append(error)
         try:
-            self._close_store(failures)
+            self._close_stores(failures)
             if failures:
                 crash = what_leaves(failures)
                 if isinstance(crash, RaftError):
@@ -109,21 +116,24 @@ class Services:
         finally:
             self.ended.set()
 
-    def _close_store(self, failures: list[BaseException]) -> None:
+    def _close_stores(self, failures: list[BaseException]) -> None:
         """A store may be the user's: what it raises ends the node like any failure, and holds up nobody."""
         try:
-            self._store.close()
+            self._stores.close()
         except Exception as error:
             failures.append(error)
 
     async def _run_work(self, failures: list[BaseException]) -> None:
         """Everything but the journal.  Its failure is noted, so that the journal can still end in order."""
         server = self._server
-        service = PeerService(server)
+        receiving = SnapshotService(server)
+        service = PeerService(server, receiving.answer)
         try:
             with self._work_scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._apply, name="apply")
+                    nursery.start_soon(self._take_snapshots, name="snapshots")
+                    nursery.start_soon(receiving.run, name="snapshot installer")
                     nursery.start_soon(server.journal.upkeep, name="upkeep")
                     nursery.start_soon(server.journal.watch, name="disk watch")
                     nursery.start_soon(trio.serve_listeners, service.serve, self._listeners, name="peers")
@@ -141,7 +151,7 @@ class Services:
         with self._journal_scope:
             await self._server.journal.run()
             # The work has ended, but a thread that it abandoned keeps its lane, and the directory, until it returns.
-            for lane in (Lane.PREPARE, Lane.READ):
+            for lane in (Lane.PREPARE, Lane.READ, Lane.SNAPSHOT, Lane.TRANSFER):
                 await self._server.environment.run_blocking(lane, _nothing)
 
     async def _run_roles(self) -> None:
@@ -170,7 +180,7 @@ def what_leaves(failures: Sequence[BaseException]) -> BaseException:
         if isinstance(leaf, KeyboardInterrupt | SystemExit):
             return leaf
     for leaf in found:
-        if isinstance(leaf, StorageError | LogCorrupt | StateMachineError):
+        if isinstance(leaf, _OWN_ERRORS):
             fresh = twin_of(leaf)
             fresh.__cause__ = group
             return fresh

@@ -8,37 +8,78 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import attrs
 import trio
 
 from trio_raft._config import Config
 from trio_raft._environment import Environment, Lane
-from trio_raft._errors import ConfigurationError
-from trio_raft._events import EventHub, TornTailCut
+from trio_raft._errors import ConfigurationError, LogCorrupt
+from trio_raft._event_hub import EventHub
+from trio_raft._events import TornTailCut
 from trio_raft._first_start import FirstStart
 from trio_raft._handshake import Handshake
 from trio_raft._journal import Journal
 from trio_raft._messages import Incarnation, ServerId
+from trio_raft._records import LogIndex
 from trio_raft._rules.bootstrap import Bootstrap
 from trio_raft._rules.configuration import Configuration
 from trio_raft._rules.log import Log
 from trio_raft._rules.state import State
 from trio_raft._server import Server
-from trio_raft.abc import LogStore, Recovered, StoreIdentity, Transport
+from trio_raft._snapshot_events import SnapshotIgnored
+from trio_raft._snapshots import ServerSnapshots, configuration_of
+from trio_raft.abc import (
+    LogStore,
+    Recovered,
+    SnapshotsFound,
+    SnapshotStore,
+    StoredSnapshot,
+    StoreIdentity,
+    Transport,
+)
+
+
+@attrs.frozen
+class Stores:
+    """Where one server keeps what must survive."""
+
+    log: LogStore[Any, Any, Any]
+    snapshots: SnapshotStore
+
+    def close(self) -> None:
+        """Close both; whatever one of them raises, the other is closed."""
+        try:
+            self.snapshots.close()
+        finally:
+            self.log.close()
+
+
+@attrs.frozen
+class MachineAbilities:
+    """What the way in has to know of the state machine."""
+
+    snapshots: bool
+    """Can its state be captured and restored?"""
+    applied_index: LogIndex | None
+    """What a machine with a disk of its own has applied, durably."""
 
 
 async def recover(
-    config: Config, store: LogStore[Any, Any, Any], transport: Transport, environment: Environment
+    config: Config, stores: Stores, machine: MachineAbilities, transport: Transport, environment: Environment
 ) -> Server:
-    """Open the store and build the server on what it holds.
+    """Open the stores and build the server on what they hold.
 
-    Raises what ``LogStore.open`` raises.  Cancelled: the caller closes the store; recovery changes nothing but a torn
-    tail.
+    Snapshots are looked for first, and without changing anything: which of them is whole decides how much of the log
+    may be missing.  Raises what ``SnapshotStore.open`` and ``LogStore.open`` raise, SnapshotCorrupt where the log needs
+    a snapshot that is damaged, and ConfigurationError if the state machine does not fit to them.  Cancelled: the
+    caller closes the stores; recovery changes nothing but a torn tail and what was never finished.
     """
     identity = StoreIdentity(config.cluster_id, config.node_id, Incarnation(_draw_id(environment)))
-    memory_bytes = config.limits.log_memory_bytes
-    recovered: Recovered = await environment.run_blocking(
-        Lane.JOURNAL, partial(store.open, identity, memory_bytes=memory_bytes)
-    )
+    run_blocking = environment.run_blocking
+    found = await run_blocking(Lane.SNAPSHOT, stores.snapshots.open, identity)
+    recovered = await _open_log(config, stores, identity, found, environment)
+    await run_blocking(Lane.SNAPSHOT, stores.snapshots.tidy)
+    _check_machine(config, machine, found.newest, recovered)
     clock = environment.clock
     events = EventHub(
         config.node_id,
@@ -47,14 +88,20 @@ async def recover(
     )
     if recovered.cut_bytes:
         events.publish(TornTailCut(recovered.cut_path, recovered.cut_bytes))
+    for damage in found.damaged:
+        events.publish(SnapshotIgnored(str(damage.path), damage.problem))
+    for name in found.unfinished:
+        events.publish(SnapshotIgnored(name, "it was never finished"))
     journal = Journal(
-        store,
+        stores.log,
         environment,
         timeouts=config.timeouts,
         limits=config.limits,
         publish=events.publish,
         last_index=recovered.last_index,
     )
+    if recovered.superseded:
+        journal.save_snapshot(recovered.base, keep=False)
     bootstrap = _recovered_bootstrap(config, recovered)
     first_start = FirstStart(bootstrap, journal=journal, events=events)
     handshake = Handshake(
@@ -64,18 +111,86 @@ async def recover(
         bootstrap_done=lambda: first_start.done,
         known_incarnation=first_start.known_incarnation,
     )
+    restore_index = _restore_index(machine, found.newest, recovered)
+    first = Configuration(voters=tuple(bootstrap.members))
+    state = _recovered_state(
+        config,
+        first if found.newest is None else configuration_of(found.newest),
+        recovered,
+        commit_index=_known_committed(machine, found.newest),
+        last_applied=_applied(machine, restore_index),
+    )
     server = Server(
         config,
-        _recovered_state(config, bootstrap, recovered),
+        state,
         first_start,
         environment=environment,
         journal=journal,
         transport=transport,
         handshake=handshake,
         events=events,
+        snapshots=ServerSnapshots(
+            stores.snapshots,
+            config.snapshots,
+            state,
+            newest=found.newest,
+            restore_index=restore_index,
+            supported=machine.snapshots,
+            journal=journal,
+            events=events,
+        ),
     )
     environment.observe(server)
     return server
+
+
+async def _open_log(
+    config: Config, stores: Stores, identity: StoreIdentity, found: SnapshotsFound, environment: Environment
+) -> Recovered:
+    point = found.newest.point if found.newest is not None else None
+    open_log = partial(stores.log.open, identity, memory_bytes=config.limits.log_memory_bytes, snapshot=point)
+    try:
+        recovered: Recovered = await environment.run_blocking(Lane.JOURNAL, open_log)
+    except LogCorrupt as error:
+        if found.damaged:
+            # The log may be whole, and only lack what the damaged snapshot held: that is the one to mend.
+            raise found.damaged[0] from error
+        raise
+    return recovered
+
+
+def _check_machine(
+    config: Config, machine: MachineAbilities, snapshot: StoredSnapshot | None, recovered: Recovered
+) -> None:
+    """A state that cannot be reached from here is no state to start with (S8)."""
+    if snapshot is not None and not machine.snapshots:
+        raise ConfigurationError(
+            "data_directory", f"{config.data_directory} holds a snapshot, but the state machine defines no restore"
+        )
+    applied = machine.applied_index or LogIndex(0)
+    if applied > recovered.last_index:
+        raise ConfigurationError(
+            "data_directory",
+            f"the state machine has applied entry {applied}, but the log in {config.data_directory} ends at "
+            f"{recovered.last_index}: they are not of the same server, or one of them is an older copy. Put together "
+            f"what belongs together",
+        )
+
+
+def _restore_index(machine: MachineAbilities, snapshot: StoredSnapshot | None, recovered: Recovered) -> LogIndex:
+    """Up to where the state must come from a snapshot; 0 if what the machine has can be brought forward by the log."""
+    if snapshot is None or (machine.applied_index is not None and machine.applied_index >= recovered.base.index):
+        return LogIndex(0)
+    return snapshot.point.index
+
+
+def _known_committed(machine: MachineAbilities, snapshot: StoredSnapshot | None) -> LogIndex:
+    """What a snapshot covers, or a machine has applied, was committed."""
+    return max(snapshot.point.index if snapshot else LogIndex(0), machine.applied_index or LogIndex(0))
+
+
+def _applied(machine: MachineAbilities, restore_index: LogIndex) -> LogIndex:
+    return LogIndex(0) if restore_index else machine.applied_index or LogIndex(0)
 
 
 def _recovered_bootstrap(config: Config, recovered: Recovered) -> Bootstrap:
@@ -108,8 +223,17 @@ def _check_still_named(config: Config, known: Mapping[ServerId, Incarnation]) ->
         )
 
 
-def _recovered_state(config: Config, bootstrap: Bootstrap, recovered: Recovered) -> State:
+def _recovered_state(
+    config: Config,
+    configuration: Configuration,
+    recovered: Recovered,
+    *,
+    commit_index: LogIndex,
+    last_applied: LogIndex,
+) -> State:
     log = Log.recovered(
+        base_index=recovered.base.index,
+        base_term=recovered.base.term,
         term_runs=recovered.term_runs,
         last_index=recovered.last_index,
         tail=recovered.tail,
@@ -118,9 +242,11 @@ def _recovered_state(config: Config, bootstrap: Bootstrap, recovered: Recovered)
     return State(
         node_id=config.node_id,
         log=log,
-        configuration=Configuration(voters=tuple(bootstrap.members)),
+        configuration=configuration,
         current_term=recovered.term,
         voted_for=recovered.voted_for,
+        commit_index=commit_index,
+        last_applied=last_applied,
     )
 
 

@@ -4,11 +4,27 @@ from collections.abc import Mapping
 
 import attrs
 
+from trio_raft._follower import Follower
 from trio_raft._journal import JournalStatistics
 from trio_raft._messages import ServerId
 from trio_raft._records import LogIndex, Term
 from trio_raft._rules.state import Role
-from trio_raft._server import Follower, Server
+from trio_raft._server import Server
+from trio_raft._snapshots import ServerSnapshots, Transfer
+
+
+@attrs.frozen
+class TransferStatistics:
+    """A snapshot on its way."""
+
+    index: LogIndex
+    done: int
+    """Bytes that the receiver holds."""
+    total: int
+    """Bytes."""
+    bytes_per_second: float
+    seconds_left: float | None
+    """Estimated; None while nothing is known."""
 
 
 @attrs.frozen
@@ -16,7 +32,7 @@ class PeerStatistics:
     """One follower as its leader sees it; durations in seconds."""
 
     mode: str
-    """``probe`` or ``pipeline``."""
+    """``probe``, ``pipeline`` or ``snapshot``."""
     match_index: LogIndex
     next_index: LogIndex
     in_flight: int
@@ -32,8 +48,28 @@ class PeerStatistics:
     bytes_sent: int
     failures: int
     """Of its replication connection, in this leadership."""
+    snapshot: TransferStatistics | None
+    """The snapshot that is on its way to it."""
     lost_data: bool
     """It denied what it had acknowledged and is not counted."""
+
+
+@attrs.frozen
+class SnapshotStatistics:
+    """This server's snapshots."""
+
+    index: LogIndex
+    """Of the newest durable one; 0 if there is none."""
+    size: int
+    """Bytes of it."""
+    taken: int
+    """In this life of the process; so is ``installed``."""
+    installed: int
+    """Those that came from a leader."""
+    receiving: TransferStatistics | None
+    """What is arriving now."""
+    restoring: bool
+    """Is the state machine behind a snapshot that is being restored?"""
 
 
 @attrs.frozen
@@ -46,6 +82,8 @@ class Statistics:
     leader: ServerId | None
     commit_index: LogIndex
     last_applied: LogIndex
+    first_index: LogIndex
+    """Of the log: what comes before it only the snapshot holds."""
     last_index: LogIndex
     durable_index: LogIndex
     pending_proposals: int
@@ -58,6 +96,7 @@ class Statistics:
     """Members that have not confirmed the first configuration; empty once it is settled."""
     journal: JournalStatistics
     """A copy."""
+    snapshots: SnapshotStatistics
     peers: Mapping[ServerId, PeerStatistics]
     """Empty unless this server leads."""
 
@@ -73,6 +112,7 @@ def take_statistics(server: Server) -> Statistics:
         leader=state.leader,
         commit_index=state.commit_index,
         last_applied=state.last_applied,
+        first_index=state.log.first_index,
         last_index=state.log.last_index,
         durable_index=server.journal.durable_index,
         pending_proposals=len(server.tickets),
@@ -81,11 +121,31 @@ def take_statistics(server: Server) -> Statistics:
         why_no_leader=why_no_leader(server),
         bootstrap_missing=server.first_start.missing,
         journal=attrs.evolve(server.journal.statistics),
-        peers={follower.id: _peer_statistics(follower, now) for follower in server.followers.values()},
+        snapshots=_snapshot_statistics(server.snapshots, now),
+        peers={follower.id: _peer_statistics(server, follower, now) for follower in server.followers.values()},
     )
 
 
-def _peer_statistics(follower: Follower, now: float) -> PeerStatistics:
+def _snapshot_statistics(snapshots: ServerSnapshots, now: float) -> SnapshotStatistics:
+    newest = snapshots.newest
+    return SnapshotStatistics(
+        index=newest.point.index if newest else LogIndex(0),
+        size=newest.size if newest else 0,
+        taken=snapshots.taken,
+        installed=snapshots.installed,
+        receiving=_transfer_statistics(snapshots.receiving, now),
+        restoring=snapshots.restore_due,
+    )
+
+
+def _transfer_statistics(transfer: Transfer | None, now: float) -> TransferStatistics | None:
+    if transfer is None:
+        return None
+    rate, left = transfer.bytes_per_second(now), transfer.seconds_left(now)
+    return TransferStatistics(transfer.index, transfer.done, transfer.total, rate, left)
+
+
+def _peer_statistics(server: Server, follower: Follower, now: float) -> PeerStatistics:
     progress = follower.progress
     return PeerStatistics(
         mode=progress.mode.value,
@@ -99,6 +159,7 @@ def _peer_statistics(follower: Follower, now: float) -> PeerStatistics:
         entries_sent=follower.entries_sent,
         bytes_sent=follower.bytes_sent,
         failures=follower.failures,
+        snapshot=_transfer_statistics(server.snapshots.sending.get(follower.id), now),
         lost_data=progress.lost_data,
     )
 

@@ -39,6 +39,11 @@ class ChannelBroken(Exception):
         self.reason = reason
 
 
+def unanswered(peer: str, seconds: float) -> ChannelBroken:
+    """A request was not answered in time."""
+    return ChannelBroken(peer, f"no answer within {seconds} s")
+
+
 class Channel:
     """A connection after its handshake.
 
@@ -140,6 +145,12 @@ class Channel:
             await self._kill("the replies are out of step")
             raise ProtocolError(self.peer, f"it answered request {frame.request_id} instead of {request_id}")
         return frame.message
+
+    async def request_within(self, seconds: float, message: Message) -> Message:
+        """``request``, whose answer must come within so many seconds; else ChannelBroken."""
+        with self._clock.move_on_after(seconds):
+            return await self.request(message)
+        raise unanswered(self.peer, seconds)
 
     async def drop(self) -> None:
         """Close without a word to the peer.  Never waits, however stuck the peer is; idempotent.

@@ -6,15 +6,41 @@ implementations in this package: ``trio_raft.FileLogStore``, ``trio_raft.FileSna
 """
 
 import abc
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 import attrs
 import trio
 
-from trio_raft._errors import SnapshotCorrupt
+from trio_raft._journal_items import Append, Compact, JournalItem, SaveBootstrap, SaveSnapshot, SaveVote
 from trio_raft._messages import Incarnation, ServerId
 from trio_raft._records import Entry, LogIndex, Term
+from trio_raft._stored import SnapshotConfiguration, SnapshotMeta, SnapshotPoint, SnapshotsFound, StoredSnapshot
+
+__all__ = [
+    "Append",
+    "Committed",
+    "Compact",
+    "JournalItem",
+    "LogStore",
+    "Recovered",
+    "SaveBootstrap",
+    "SaveSnapshot",
+    "SaveVote",
+    "SavedState",
+    "SnapshotConfiguration",
+    "SnapshotMeta",
+    "SnapshotPoint",
+    "SnapshotReader",
+    "SnapshotReceiver",
+    "SnapshotStore",
+    "SnapshotWriter",
+    "SnapshotsFound",
+    "StateMachine",
+    "StoreIdentity",
+    "StoredSnapshot",
+    "Transport",
+]
 
 CommandT = TypeVar("CommandT")
 ResultT = TypeVar("ResultT")
@@ -105,123 +131,7 @@ class StateMachine(abc.ABC, Generic[CommandT, ResultT]):
         return None
 
 
-# ------------------------------------------------------------------------------------------- snapshots
-
-
-@attrs.frozen
-class SnapshotPoint:
-    """The last entry that a snapshot covers.  Of two points that are both committed the later one has more."""
-
-    index: LogIndex
-    term: Term
-
-
-@attrs.frozen
-class SnapshotConfiguration:
-    """Who belonged to the cluster at a snapshot's index, and by which data directories."""
-
-    index: LogIndex
-    """Where the configuration stands in the log; 0 for the one that the cluster was first made of."""
-    voters: tuple[ServerId, ...]
-    learners: tuple[ServerId, ...]
-    incarnations: Mapping[ServerId, Incarnation]
-
-
-@attrs.frozen
-class SnapshotMeta:
-    """What a snapshot's header says."""
-
-    cluster_id: str
-    point: SnapshotPoint
-    configuration: SnapshotConfiguration
-    state_version: int
-    """``StateMachine.state_version`` of the machine that made it."""
-
-
-@attrs.frozen
-class StoredSnapshot:
-    """A snapshot that is complete, checked and durable."""
-
-    meta: SnapshotMeta
-    size: int
-    """Bytes of the whole file, as they travel."""
-    digest: str
-    """Of the whole file, hexadecimal."""
-    name: str
-    """By which the store finds it; for files, the path."""
-
-    @property
-    def point(self) -> SnapshotPoint:
-        """The last entry that it covers."""
-        return self.meta.point
-
-
-@attrs.frozen
-class SnapshotsFound:
-    """What ``SnapshotStore.open`` found."""
-
-    newest: StoredSnapshot | None
-    """The newest that is whole."""
-    damaged: tuple[SnapshotCorrupt, ...] = ()
-    """Those newer than it, each with its damage; newest first."""
-    unfinished: tuple[str, ...] = ()
-    """Names of what was never finished: passed over, and removed by ``tidy``."""
-
-
 # ------------------------------------------------------------------------------------------- log store
-
-
-@attrs.define
-class Append:
-    """Entries to store.  The first one removes whatever stands at and above its index, on disk as in memory."""
-
-    entries: list[Entry]
-    """Contiguous, never empty."""
-    durable_mark: LogIndex
-    """The journal's: the last index that this item will make durable.  A later truncation lowers it."""
-    size: int
-    """Bytes of all records."""
-
-
-@attrs.frozen
-class SaveVote:
-    """The current term and the vote given in it, one atomic record (paper Figure 2, persistent state)."""
-
-    term: Term
-    voted_for: ServerId | None
-
-
-@attrs.frozen
-class SaveBootstrap:
-    """What is known of the members' incarnations, and whether all members confirmed it."""
-
-    incarnations: Mapping[ServerId, Incarnation]
-    done: bool
-
-
-@attrs.frozen
-class SaveSnapshot:
-    """A snapshot took the place of the log up to its index (paper section 7); it is durable already.
-
-    ``keep``: the log has an equal entry there, and what follows stays.  Otherwise the whole log goes, whatever its
-    length, and the next entry is ``point.index + 1``.
-    """
-
-    point: SnapshotPoint
-    keep: bool
-
-
-@attrs.frozen
-class Compact:
-    """Entries up to there are not needed any more: they are covered by a durable snapshot.  No record of its own.
-
-    The store removes what it can, whole files at a time, once this item's turn has come; never the entries above.
-    """
-
-    up_to: LogIndex
-
-
-JournalItem = Append | SaveVote | SaveBootstrap | SaveSnapshot | Compact
 
 
 @attrs.frozen

@@ -39,23 +39,13 @@ def log_of(*terms: int, memory_bytes: int = PLENTY) -> Log:
 
 
 def compacted(log: Log, up_to: int) -> Log:
-    """The log as it stands once a snapshot has replaced everything up to an index.
-
-    No rule makes such a log yet; those that are asked about one are tested with this.
-    """
-    term = log.term_at(LogIndex(up_to))
-    kept = [log.entry(LogIndex(index)) for index in range(up_to + 1, log.last_index + 1)]
-    short = Log(memory_bytes=PLENTY)
-    short.snapshot_index = short.last_index = LogIndex(up_to)
-    short.snapshot_term = short.last_term = term
-    short._run_firsts, short._run_terms = [LogIndex(up_to)], [term]
-    short._tail_first = LogIndex(up_to + 1)
-    short.extend([each for each in kept if each is not None])
-    return short
+    """The log, without the entries up to an index."""
+    log.compact(LogIndex(up_to))
+    return log
 
 
 def terms_of(log: Log) -> list[int]:
-    return [log.term_at(LogIndex(index)) for index in range(log.snapshot_index + 1, log.last_index + 1)]
+    return [log.term_at(LogIndex(index)) for index in range(log.base_index + 1, log.last_index + 1)]
 
 
 def follower(log: Log, *, term: int, node_id: ServerId = N1, configuration: Configuration = THREE) -> State:

@@ -1,12 +1,15 @@
 """A cluster that consists of rules alone: many servers in one process, and a network that a test decides.
 
 Messages lie in a bag until the test delivers, repeats or drops them, in any order.  Durability is instantaneous: what
-a server answers with is on its disk, and a crash loses everything else.  ``Watch`` looks on, and raises
-``Violation`` in the step in which one of the five properties of Figure 3 of the paper is broken.
+a server answers with is on its disk, and a crash loses everything else.  The state of a server is the list of its
+committed entries, so that a snapshot's bytes are those entries, and ``disk`` is always complete, whatever the rules'
+log has left.  ``Watch`` looks on, and raises ``Violation`` in the step in which one of the five properties of Figure
+3 of the paper is broken.
 """
 
 from collections.abc import Callable
 from random import Random
+from typing import TypeAlias
 
 import attrs
 
@@ -14,15 +17,19 @@ from tests.rules.building import PLENTY
 from trio_raft._messages import (
     AppendEntries,
     AppendEntriesReply,
+    InstallSnapshot,
+    InstallSnapshotReply,
     RequestVote,
     RequestVoteReply,
     ServerId,
+    SnapshotStatus,
 )
-from trio_raft._records import Entry, EntryKind, LogIndex, Term, make_entry
-from trio_raft._rules import append_entries, request_vote
+from trio_raft._records import Entry, EntryKind, LogIndex, Term, decode_entries, join_records, make_entry
+from trio_raft._rules import append_entries, install_snapshot, request_vote
 from trio_raft._rules.append_entries import Outcome, ReadFirst
 from trio_raft._rules.configuration import Configuration
-from trio_raft._rules.log import Log
+from trio_raft._rules.install_snapshot import Verdict
+from trio_raft._rules.log import Log, NotInLog
 from trio_raft._rules.progress import InFlight, Mode, Progress, ReplyMismatch
 from trio_raft._rules.request_vote import Tally
 from trio_raft._rules.state import Role, State
@@ -33,6 +40,8 @@ CHANCES = {
     "propose": 8,
     "repeat": 4,
     "drop": 4,
+    "snapshot": 3,
+    "offer": 2,
     "doubt": 1,
     "restart": 1,
     "time_out": 0.5,
@@ -41,7 +50,8 @@ CHANCES = {
 }
 """How often each thing happens, per hundred or so."""
 
-Content = RequestVote | RequestVoteReply | AppendEntries | AppendEntriesReply
+Request: TypeAlias = AppendEntries | InstallSnapshot
+Content: TypeAlias = RequestVote | RequestVoteReply | Request | AppendEntriesReply | InstallSnapshotReply
 
 
 class Violation(Exception):
@@ -89,8 +99,10 @@ class Watch:
     def logs(self, nodes: list["Node"]) -> None:
         """Log Matching: an equal entry has an equal past; and the rules' log is what is on disk."""
         for node in nodes:
-            held = [node.state.log.term_at(each.index) for each in node.disk]
-            if node.state.log.last_index != len(node.disk) or held != [each.term for each in node.disk]:
+            log = node.state.log
+            known = node.disk[max(log.base_index - 1, 0) :]
+            held = [log.term_at(each.index) for each in known]
+            if log.last_index != len(node.disk) or held != [each.term for each in known]:
                 raise Violation(f"{node.name}: the log in memory is not the one on disk")
         for one in nodes:
             for other in nodes:
@@ -109,6 +121,10 @@ class Node:
         self.name = name
         self.memory_bytes = memory_bytes
         self.disk: list[Entry] = []
+        self.snapshot: list[Entry] = []
+        """What the newest snapshot covers; its bytes are these."""
+        self.base = LogIndex(0)
+        """Below the log's first entry, durably."""
         self.durable_vote: tuple[Term, ServerId | None] = (Term(0), None)
         self.running = False
         self.restart()
@@ -116,13 +132,15 @@ class Node:
     def restart(self) -> None:
         """Come back with what is on disk, and nothing else."""
         runs: list[tuple[LogIndex, Term]] = []
-        for each in self.disk:
+        for each in self.disk[self.base :]:
             if not runs or runs[-1][1] != each.term:
                 runs.append((each.index, each.term))
         log = Log.recovered(
+            base_index=self.base,
+            base_term=self.disk[self.base - 1].term if self.base else Term(0),
             term_runs=runs,
             last_index=LogIndex(len(self.disk)),
-            tail=self.disk[-2:],
+            tail=self.disk[max(self.base, len(self.disk) - 2) :],
             memory_bytes=self.memory_bytes,
         )
         term, voted_for = self.durable_vote
@@ -130,9 +148,12 @@ class Node:
         self.state = State(
             node_id=self.name, log=log, configuration=configuration, current_term=term, voted_for=voted_for
         )
+        self.state.raise_commit(LogIndex(len(self.snapshot)))
         self.tally: Tally | None = None
         self.followers: dict[ServerId, Progress] = {}
         self.channels: dict[ServerId, int] = {}
+        self.transfers: dict[ServerId, int] = {}
+        """Followers to whom a snapshot is on its way, and the number of that request."""
         self.checked_commit = 0
         self.running = True
 
@@ -191,13 +212,53 @@ class Node:
 
     def new_channel(self, peer: ServerId) -> None:
         self.channels[peer] = self.cluster.next_number()
+        self.transfers.pop(peer, None)
         self.followers[peer].become_probe()
+
+    def take_snapshot(self, *, trailing: int) -> None:
+        """Take a snapshot of everything that is committed, and cut the log."""
+        self.snapshot = self.disk[: self.state.commit_index]
+        pins = [each.snapshot_index for each in self.followers.values() if each.mode is Mode.SNAPSHOT]
+        up_to = install_snapshot.compactable(
+            self.state.commit_index, trailing=trailing, pins=pins, base_index=self.state.log.base_index
+        )
+        if up_to is not None:
+            self.state.log.compact(up_to)
+            self.base = up_to
 
     def replicate(self, peer: ServerId, *, max_entries: int = 3, bare: bool = False) -> None:
         """Send a request, if the window is open; a bare one has no entries, only the place and the commit index."""
         progress = self.followers[peer]
         if not progress.window_open(requests=3, size=PLENTY):
             return
+        try:
+            self._send_entries(peer, progress, max_entries=max_entries, bare=bare)
+        except NotInLog:
+            self.send_snapshot(peer)
+
+    def send_snapshot(self, peer: ServerId) -> None:
+        """Send the newest snapshot, needed or not, unless the follower is known to have all of it."""
+        if len(self.snapshot) <= self.followers[peer].match_index:
+            return
+        self.new_channel(peer)
+        last, data = self.snapshot[-1], join_records(self.snapshot)
+        self.followers[peer].become_snapshot(last.index)
+        self.transfers[peer] = request_id = self.cluster.next_number()
+        request = InstallSnapshot(
+            term=self.state.current_term,
+            leader=self.name,
+            transfer=str(request_id),
+            last_included_index=last.index,
+            last_included_term=last.term,
+            digest="",
+            total=len(data),
+            offset=0,
+            checksum=0,
+            data=data,
+        )
+        self.cluster.send(Message(self.name, peer, request, request_id, self.channels[peer]))
+
+    def _send_entries(self, peer: ServerId, progress: Progress, *, max_entries: int, bare: bool) -> None:
         term = self.state.current_term
         made = append_entries.make(self.state, progress, term=term, max_entries=max_entries, max_bytes=PLENTY)
         if isinstance(made, ReadFirst):
@@ -224,6 +285,9 @@ class Node:
 
     def noted(self) -> None:
         self.cluster.watch.commit(self)
+        if self.state.last_applied < self.state.log.base_index:
+            self.state.restored(LogIndex(len(self.snapshot)))
+        self.state.last_applied = self.state.commit_index
         self.state.log.release(self.state.commit_index)
 
     # ------------------------------------------------------------------------------------------ what it hears
@@ -232,8 +296,8 @@ class Node:
         content = message.content
         if isinstance(content, RequestVote):
             self._answer(message, self._vote(content, sticky=sticky or self.state.role is Role.LEADER))
-        elif isinstance(content, AppendEntries):
-            self._answer(message, self._append(content))
+        elif isinstance(content, AppendEntries | InstallSnapshot):
+            self._answer(message, self._follow(content))
         elif content.term > self.state.current_term:
             self.enter(content.term, Role.FOLLOWER)
         elif isinstance(content, RequestVoteReply):
@@ -241,7 +305,10 @@ class Node:
                 self.tally.count(message.source, content)
                 self._count()
         elif self.state.role is Role.LEADER and message.channel == self.channels[message.source]:
-            self._digest(message, content)
+            if isinstance(content, AppendEntriesReply):
+                self._digest(message, content)
+            else:
+                self._digest_snapshot(message, content)
 
     def _answer(self, message: Message, reply: Content) -> None:
         self.cluster.send(Message(self.name, message.source, reply, message.request_id, message.channel))
@@ -255,12 +322,33 @@ class Node:
             self.durable_vote = (self.state.current_term, self.state.voted_for)
         return request_vote.reply(self.state, request, decision)
 
-    def _append(self, request: AppendEntries) -> AppendEntriesReply:
+    def _follow(self, request: Request) -> AppendEntriesReply | InstallSnapshotReply:
         if request.term < self.state.current_term:
             return append_entries.stale(self.state)
         if request.term > self.state.current_term or self.state.role is not Role.FOLLOWER:
             self.enter(request.term, Role.FOLLOWER)
         self.state.follow(request.leader)
+        return self._append(request) if isinstance(request, AppendEntries) else self._install(request)
+
+    def _install(self, request: InstallSnapshot) -> InstallSnapshotReply:
+        index, term = request.last_included_index, request.last_included_term
+        reply = InstallSnapshotReply(
+            term=self.state.current_term, status=SnapshotStatus.INSTALLED, offset=request.total
+        )
+        if install_snapshot.accept(self.state, request) is Verdict.ALREADY:
+            return reply
+        installed = install_snapshot.install(
+            self.state, index=index, term=term, configuration=self.cluster.configuration
+        )
+        assert installed is not None
+        self.cluster.installs.append(installed.kept)
+        self.snapshot = decode_entries(request.data)
+        self.disk = self.snapshot + (self.disk[index:] if installed.kept else [])
+        self.base = index
+        self.noted()
+        return reply
+
+    def _append(self, request: AppendEntries) -> AppendEntriesReply:
         answered = append_entries.answer(self.state, request)
         if answered.truncated_from is not None:
             del self.disk[answered.truncated_from - 1 :]
@@ -294,6 +382,15 @@ class Node:
         else:
             raise Violation(f"{message.source} is said to have lost data, which no server here does")
 
+    def _digest_snapshot(self, message: Message, reply: InstallSnapshotReply) -> None:
+        progress = self.followers[message.source]
+        if self.transfers.get(message.source) != message.request_id:
+            self.new_channel(message.source)
+            return
+        del self.transfers[message.source]
+        install_snapshot.digest(self.state, progress, index=progress.snapshot_index, total=reply.offset, reply=reply)
+        self._commit()
+
 
 class Cluster:
     """Servers and the bag of messages between them."""
@@ -303,6 +400,8 @@ class Cluster:
         self.watch = Watch()
         self.bag: list[Message] = []
         self.rejections = 0
+        self.installs: list[bool] = []
+        """Of each snapshot that was installed, whether entries behind it were kept."""
         self._number = 0
         self.nodes = {name: Node(self, name, memory_bytes=memory_bytes) for name in configuration.members}
 
@@ -392,6 +491,8 @@ class Cluster:
             random.choice(running).crash()
         elif kind == "time_out" and running:
             random.choice(running).time_out()
+        elif kind == "snapshot" and running:
+            random.choice(running).take_snapshot(trailing=random.randint(0, 3))
         elif leaders:
             self._leader_does(kind, random.choice(leaders), random)
 
@@ -401,7 +502,7 @@ class Cluster:
         message = self.bag[at]
         if kind == "repeat":
             # A request that is repeated comes by another connection, whose reply nobody waits for.
-            if isinstance(message.content, AppendEntries):
+            if isinstance(message.content, Request):
                 message = attrs.evolve(message, channel=0)
         else:
             # What is sent on one connection arrives in the order in which it was sent.
@@ -417,6 +518,8 @@ class Cluster:
         elif kind == "replicate":
             peer = random.choice(list(node.followers))
             node.replicate(peer, max_entries=random.randint(1, 4), bare=random.random() < 0.2)
+        elif kind == "offer":
+            node.send_snapshot(random.choice(list(node.followers)))
         elif kind == "doubt":
             node.new_channel(random.choice(list(node.followers)))
         elif kind == "depose":

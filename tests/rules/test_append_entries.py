@@ -87,7 +87,7 @@ def test_make_below_the_snapshot_has_no_previous_term() -> None:
     state = leader(compacted(log_of(1, 1, 4, 5), up_to=3), term=5)
     with pytest.raises(NotInLog):
         make(state, progress(3))
-    assert make(state, progress(4)) == append(5, (3, 4), [entry(4, 5)], by=N1)
+    assert make(state, progress(4)) == append(5, (3, 4), [entry(4, 5)], commit=3, by=N1)
 
 
 def released() -> State:
@@ -269,6 +269,48 @@ def test_answer_previous_entry_inside_the_compacted_part_matches(previous: tuple
 
 
 @pytest.mark.parametrize(
+    ("previous", "new", "after", "brought"),
+    [
+        ((1, 1), [1, 2, 2, 2, 9], [2, 2, 9], [9]),
+        ((0, 0), [1, 1, 2, 3], [3], [3]),
+        ((1, 1), [1, 2, 2, 9, 9], [2, 9, 9], [9, 9]),
+        ((3, 2), [2, 4], [2, 4], [4]),
+        ((5, 2), [3], [2, 2, 3], [3]),
+    ],
+)
+def test_answer_entries_that_reach_above_the_base(
+    previous: tuple[int, int], new: list[int], after: list[int], brought: list[int]
+) -> None:
+    """Of a request that begins in the compacted part, what stands above it is taken as ever (R4)."""
+    state = follower(compacted(log_of(1, 1, 2, 2, 2), up_to=3), term=9)
+    request = append(9, previous, entries(previous[0] + 1, new), commit=99)
+    answered = append_entries.answer(state, request)
+    verified = previous[0] + len(new)
+    assert (answered.reply.success, answered.reply.match_index) == (True, verified)
+    assert ([each.term for each in answered.new_entries], terms_of(state.log)) == (brought, after)
+    assert state.commit_index == verified
+
+
+@pytest.mark.parametrize(("previous", "new"), [((3, 1), []), ((3, 5), [5]), ((2, 1), [5]), ((0, 0), [1, 1, 3])])
+def test_answer_never_contradicts_the_base(previous: tuple[int, int], new: list[int]) -> None:
+    """A leader that has another entry at the base contradicts what is committed, and nothing is changed (R4)."""
+    state = follower(compacted(log_of(1, 1, 2, 2), up_to=3), term=9)
+    with pytest.raises(AssertionError, match="committed term 2"):
+        append_entries.answer(state, append(9, previous, entries(previous[0] + 1, new)))
+    assert (terms_of(state.log), state.commit_index) == ([2], 3)
+
+
+@pytest.mark.parametrize(
+    ("up_to", "previous", "hint"), [(3, (9, 5), (6, 0)), (5, (9, 5), (6, 0)), (3, (5, 5), (4, 2)), (3, (4, 5), (4, 2))]
+)
+def test_answer_hint_stays_above_the_base(up_to: int, previous: tuple[int, int], hint: tuple[int, int]) -> None:
+    """A refusal points nowhere below the first entry that a follower has left (R8)."""
+    state = follower(compacted(log_of(1, 1, 2, 2, 2), up_to=up_to), term=9)
+    reply = append_entries.answer(state, append(9, previous)).reply
+    assert (reply.success, reply.conflict_index, reply.conflict_term) == (False, *hint)
+
+
+@pytest.mark.parametrize(
     "request_",
     [
         append(5, (2, 1), [entry(4, 1)]),
@@ -376,6 +418,44 @@ def test_digest_mismatch_moves_back_by_the_hint(previous: int, hint: tuple[int, 
     to = progress(previous + 1)
     assert digest(leading(), to, previous, 7, mismatch(*hint)) is Outcome.REPAIRED
     assert (to.next_index, to.match_index, to.mode) == (expected, 0, Mode.PROBE)
+
+
+@pytest.mark.parametrize(
+    ("previous", "hint", "expected"),
+    [
+        # too short, above the base, at it and below it
+        (7, (6, 0), 6),
+        (7, (5, 0), 5),
+        (7, (2, 0), 2),
+        # its term begins in the compacted part and is the base's: the base agrees
+        (7, (2, 4), 6),
+        (6, (2, 4), 6),
+        # its term is older than the base's, so that the base itself is in dispute
+        (7, (2, 3), 2),
+        (7, (6, 3), 5),
+        # the entry before was compacted after it was sent, or is the base
+        (4, (2, 3), 2),
+        (3, (3, 4), 3),
+        (2, (1, 3), 1),
+        (2, (2, 0), 2),
+    ],
+)
+def test_digest_mismatch_around_the_base(previous: int, hint: tuple[int, int], expected: int) -> None:
+    """A hint into the compacted part leads there, where a snapshot is found to be needed, and no higher (R8, R9)."""
+    state = leader(compacted(log_of(1, 1, 1, 4, 4, 5, 5), up_to=4), term=5)
+    to = progress(previous + 1)
+    assert digest(state, to, previous, 7, mismatch(*hint)) is Outcome.REPAIRED
+    assert to.next_index == expected <= previous
+    if expected <= 4:
+        with pytest.raises(NotInLog):
+            make(state, to)
+
+
+def test_digest_success_below_the_base() -> None:
+    """A success counts although what it covers was compacted meanwhile (R6)."""
+    to = progress(2)
+    assert digest(leader(compacted(log_of(1, 1, 4, 5), up_to=3), term=5), to, 1, 2, success(2)) is Outcome.ADVANCED
+    assert (to.match_index, to.next_index) == (2, 3)
 
 
 def test_digest_mismatch_stays_above_match_index() -> None:

@@ -9,7 +9,7 @@ from tests.rules.building import N1, N2, N3, N4, N5, PLENTY, THREE
 from tests.rules.cluster import Cluster, Violation
 from trio_raft._messages import AppendEntries, RequestVote
 from trio_raft._records import LogIndex, Term
-from trio_raft._rules import append_entries, request_vote
+from trio_raft._rules import append_entries, install_snapshot, request_vote
 from trio_raft._rules.configuration import Configuration
 from trio_raft._rules.log import Log
 from trio_raft._rules.request_vote import Tally
@@ -44,7 +44,7 @@ def run(seed: int, configuration: Configuration) -> Cluster:
 @pytest.mark.parametrize("configuration", [THREE, FIVE, WITH_LEARNER], ids=["three", "five", "learner"])
 @pytest.mark.parametrize("seed", range(12))
 def test_cluster_keeps_the_five_properties(seed: int, configuration: Configuration) -> None:
-    """Election Safety, Log Matching, Leader Completeness and State Machine Safety hold in any run (paper Figure 3)."""
+    """Figure 3's properties hold in any run, also where logs are cut and snapshots installed (N1, N2)."""
     run(seed, configuration)
 
 
@@ -54,6 +54,12 @@ def test_runs_are_eventful() -> None:
     assert min(len(cluster.watch.leaders) for cluster in clusters) >= 5
     assert min(len(cluster.watch.committed) for cluster in clusters) >= 20
     assert min(cluster.rejections for cluster in clusters) >= 3
+
+
+def test_runs_install_snapshots() -> None:
+    """Followers below the log get snapshots, over logs that keep a suffix and logs that go (N1, R9)."""
+    installs = [kept for seed in range(10) for kept in run(seed, FIVE).installs]
+    assert min(installs.count(True), installs.count(False)) >= 3
 
 
 # ---------------------------------------------------------------------------------------------- it can fail
@@ -89,6 +95,18 @@ def _everything_matches(log: Log, index: LogIndex, term: Term) -> bool:
     return index <= log.last_index
 
 
+def _keeps_any_suffix(
+    state: State, *, index: LogIndex, term: Term, configuration: Configuration
+) -> install_snapshot.Installed | None:
+    kept = index < state.log.last_index
+    if kept:
+        state.log.compact(index)
+    else:
+        state.log.reset(index, term)
+    state.raise_commit(index)
+    return install_snapshot.Installed(kept)
+
+
 _ANSWER = append_entries.answer
 
 FAULTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
@@ -97,6 +115,7 @@ FAULTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "E4": lambda patch: patch.setattr(Tally, "won", property(_any_two_are_enough)),
     "R2": lambda patch: patch.setattr(append_entries, "committable", _older_terms_count),
     "R3": lambda patch: patch.setattr(append_entries, "answer", _believes_the_leader),
+    "N1": lambda patch: patch.setattr(install_snapshot, "install", _keeps_any_suffix),
     "R4": lambda patch: patch.setattr(Log, "matches", _everything_matches),
 }
 

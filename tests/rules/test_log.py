@@ -220,6 +220,92 @@ def test_release_everything() -> None:
     assert (log.memory_first, log.memory_bytes_used, terms_of(log)) == (3, 0, [1, 2])
 
 
+@pytest.mark.parametrize(
+    ("up_to", "base", "left", "used"),
+    [
+        (0, (0, 0), [1, 1, 4, 4, 6], 5),
+        (1, (1, 1), [1, 4, 4, 6], 4),
+        (2, (2, 1), [4, 4, 6], 3),
+        (3, (3, 4), [4, 6], 2),
+        (5, (5, 6), [], 0),
+    ],
+)
+def test_compact_each_index(up_to: int, base: tuple[int, int], left: list[int], used: int) -> None:
+    """Compaction takes the entries up to an index, whose term stays known, and the log goes on at its end (R9)."""
+    log = log_of(1, 1, 4, 4, 6)
+    log.compact(index(up_to))
+    assert (log.base_index, log.base_term, terms_of(log)) == (*base, left)
+    assert (log.last_index, log.last_term, log.memory_bytes_used) == (5, 6, used * ONE)
+    assert log.memory_first == up_to + 1
+    log.append(entry(6, 6))
+    assert log.slice(index(up_to + 1), max_entries=9, max_bytes=PLENTY) == [*entries(up_to + 1, left), entry(6, 6)]
+
+
+@pytest.mark.parametrize("up_to", [0, 2, 3])
+def test_compact_at_or_below_the_base_does_nothing(up_to: int) -> None:
+    """The base never moves down."""
+    log = compacted(log_of(1, 1, 4, 4, 6), up_to=3)
+    log.compact(index(up_to))
+    assert (log.base_index, log.base_term, terms_of(log), log.memory_bytes_used) == (3, 4, [4, 6], 2 * ONE)
+
+
+def test_compact_above_the_end() -> None:
+    """What is not in the log cannot be compacted, and nothing is changed."""
+    log = log_of(1, 2)
+    with pytest.raises(NotInLog):
+        log.compact(index(3))
+    assert (log.base_index, terms_of(log)) == (0, [1, 2])
+
+
+@pytest.mark.parametrize(("up_to", "memory_first", "used"), [(1, 3, 3), (2, 3, 3), (3, 4, 2)])
+def test_compact_among_entries_that_left_memory(up_to: int, memory_first: int, used: int) -> None:
+    """Compaction below memory frees none, and above it frees what it takes."""
+    log = log_of(1, 1, 2, 2, 3, memory_bytes=3 * ONE)
+    log.release(index(5))
+    log.compact(index(up_to))
+    assert (log.memory_first, log.memory_bytes_used) == (memory_first, used * ONE)
+    assert log.entry(index(4)) == entry(4, 2)
+    log.truncate_from(index(4))
+    assert (terms_of(log), log.last_term) == ([1, 1, 2][up_to:], 2)
+
+
+@pytest.mark.parametrize("at", [1, 3, 4, 9])
+def test_reset_replaces_the_whole_log(at: int) -> None:
+    """A snapshot that takes the place of the log leaves an empty one that goes on behind it (N1)."""
+    log = log_of(1, 1, 4, 4)
+    log.reset(index(at), Term(3))
+    assert (log.base_index, log.base_term, log.last_index, log.last_term) == (at, 3, at, 3)
+    assert (log.memory_first, log.memory_bytes_used, terms_of(log)) == (at + 1, 0, [])
+    log.append(entry(at + 1, 3))
+    log.append(entry(at + 2, 5))
+    assert terms_of(log) == [3, 5]
+
+
+def test_reset_forgets_what_left_memory() -> None:
+    """Entries of the old log that had left memory are none that the new one lacks."""
+    log = log_of(1, 1, 1, 1, 1, memory_bytes=4 * ONE)
+    log.release(index(5))
+    log.reset(index(5), Term(2))
+    log.append(entry(6, 2))
+    assert (log.memory_first, log.memory_bytes_used, log.entry(index(6))) == (6, ONE, entry(6, 2))
+
+
+@pytest.mark.parametrize(("at", "term"), [(2, 4), (3, 4), (4, 3), (9, 3), (-1, 4)])
+def test_reset_never_below_the_base(at: int, term: int) -> None:
+    """No snapshot takes the place of a log whose base is newer, in index or in term."""
+    log = compacted(log_of(1, 1, 4, 4, 6), up_to=3)
+    with pytest.raises(AssertionError, match="cannot become the base"):
+        log.reset(index(at), Term(term))
+    assert (log.base_index, terms_of(log)) == (3, [4, 6])
+
+
+@pytest.mark.parametrize(("at", "term"), [(0, 0), (3, 0), (0, 1)])
+def test_reset_refuses_what_is_no_entry(at: int, term: int) -> None:
+    """A snapshot of nothing takes the place of nothing (R9)."""
+    with pytest.raises(AssertionError, match="cannot become the base"):
+        log_of(1).reset(index(at), Term(term))
+
+
 # ---------------------------------------------------------------------------------------------- recovery
 
 
@@ -243,6 +329,67 @@ def test_recovered_empty() -> None:
     """Nothing recovered is an empty log."""
     log = Log.recovered(term_runs=(), last_index=index(0), tail=(), memory_bytes=PLENTY)
     assert repr(log) == repr(Log(memory_bytes=PLENTY))
+
+
+@pytest.mark.parametrize(
+    ("runs", "last_index", "tail", "left"),
+    [
+        ((), 3, [], []),
+        (((4, 2), (6, 5)), 6, entries(5, [2, 5]), [2, 2, 5]),
+        (((4, 4),), 5, entries(4, [4, 4]), [4, 4]),
+        (((4, 4),), 5, [], [4, 4]),
+    ],
+)
+def test_recovered_above_a_base(
+    runs: tuple[tuple[int, int], ...], last_index: int, tail: list[Entry], left: list[int]
+) -> None:
+    """A log that was cut is recovered as it stood when it was cut."""
+    log = Log.recovered(
+        base_index=index(3),
+        base_term=Term(2),
+        term_runs=[(index(first), Term(term)) for first, term in runs],
+        last_index=index(last_index),
+        tail=tail,
+        memory_bytes=PLENTY,
+    )
+    expected = compacted(log_of(1, 2, 2, *left), up_to=3)
+    assert (log.base_index, log.base_term, log.last_term) == (3, 2, expected.last_term)
+    assert (terms_of(log), log._run_firsts, log._run_terms) == (left, expected._run_firsts, expected._run_terms)
+    assert (log.memory_first, log.memory_bytes_used) == (last_index - len(tail) + 1, len(tail) * ONE)
+    log.append(entry(last_index + 1, 7))
+    assert terms_of(log) == [*left, 7]
+
+
+@pytest.mark.parametrize(
+    ("base", "runs", "last_index", "tail"),
+    [
+        ((-1, 0), (), -1, []),
+        ((0, 1), (), 0, []),
+        ((3, 0), (), 3, []),
+        ((3, 2), (), 2, []),
+        ((3, 2), (), 4, []),
+        ((3, 2), ((4, 2),), 3, []),
+        ((3, 2), ((3, 2),), 4, []),
+        ((3, 2), ((5, 2),), 5, []),
+        ((3, 2), ((4, 1),), 4, []),
+        ((3, 2), ((4, 2), (5, 2)), 5, []),
+        ((3, 2), ((4, 2),), 4, entries(3, [2, 2])),
+        ((3, 2), (), 3, entries(3, [2])),
+    ],
+)
+def test_recovered_refuses_a_base_that_does_not_fit(
+    base: tuple[int, int], runs: tuple[tuple[int, int], ...], last_index: int, tail: list[Entry]
+) -> None:
+    """A store whose entries do not follow the base that it names is not believed."""
+    with pytest.raises(AssertionError):
+        Log.recovered(
+            base_index=index(base[0]),
+            base_term=Term(base[1]),
+            term_runs=[(index(first), Term(term)) for first, term in runs],
+            last_index=index(last_index),
+            tail=tail,
+            memory_bytes=PLENTY,
+        )
 
 
 @pytest.mark.parametrize(
@@ -281,24 +428,33 @@ STEPS = st.lists(
         st.tuples(st.just("extend"), st.lists(st.integers(0, 1), max_size=6), st.just(0)),
         st.tuples(st.just("truncate"), st.integers(1, 30), st.just(0)),
         st.tuples(st.just("release"), st.integers(0, 40), st.just(0)),
+        st.tuples(st.just("compact"), st.integers(0, 30), st.just(0)),
+        st.tuples(st.just("reset"), st.integers(1, 8), st.integers(0, 2)),
     ),
     max_size=40,
 )
 
 
 class ListModel:
-    """The log as a plain list of entries, with the index up to which they left memory."""
+    """The log as a plain list of entries, with the index up to which they left memory, and the base.
+
+    A place that a snapshot took over without an entry is filled up, so that the list always begins at index 1.
+    """
 
     def __init__(self, memory_bytes: int) -> None:
         self.entries: list[Entry] = []
         self.memory_bytes = memory_bytes
         self.gone = 0
+        self.base = 0
 
     def used(self) -> int:
         return sum(len(each.record) for each in self.entries[self.gone :])
 
     def last_term(self) -> int:
         return self.entries[-1].term if self.entries else 0
+
+    def base_term(self) -> int:
+        return self.entries[self.base - 1].term if self.base else 0
 
     def following(self, steps: list[int], size: int = 0) -> list[Entry]:
         """New entries whose terms grow by these steps."""
@@ -315,6 +471,14 @@ class ListModel:
     def truncate(self, at: int) -> None:
         del self.entries[at - 1 :]
         self.gone = min(self.gone, at - 1)
+
+    def compact(self, up_to: int) -> None:
+        self.base = max(self.base, up_to)
+        self.gone = max(self.gone, self.base)
+
+    def reset(self, at: int, term: int) -> None:
+        self.entries = entries(1, [1] * (at - 1) + [term])
+        self.base = self.gone = at
 
 
 @given(steps=STEPS, memory_bytes=st.sampled_from([0, 40, 100, 400, PLENTY]))
@@ -334,9 +498,19 @@ def test_log_agrees_with_a_list(steps: list[tuple[str, object, int]], memory_byt
             model.entries += new
         elif name == "truncate":
             assert isinstance(value, int)
-            if value <= len(model.entries):
+            if model.base < value <= len(model.entries):
                 log.truncate_from(index(value))
                 model.truncate(value)
+        elif name == "compact":
+            assert isinstance(value, int)
+            if value <= len(model.entries):
+                log.compact(index(value))
+                model.compact(value)
+        elif name == "reset":
+            assert isinstance(value, int)
+            at, term = model.base + value, max(model.base_term(), 1) + size
+            log.reset(index(at), Term(term))
+            model.reset(at, term)
         else:
             assert isinstance(value, int)
             log.release(index(value))
@@ -349,14 +523,19 @@ def check_against(log: Log, model: ListModel) -> None:
     last = len(model.entries)
     assert (log.last_index, log.last_term) == (last, terms[-1])
     assert (log.memory_first, log.memory_bytes_used) == (model.gone + 1, model.used())
-    for at in range(last + 1):
+    assert (log.base_index, log.base_term) == (model.base, model.base_term())
+    for at in range(model.base):
+        assert log.matches(index(at), Term(99))
+        with pytest.raises(NotInLog):
+            log.term_at(index(at))
+    for at in range(model.base, last + 1):
         assert log.term_at(index(at)) == terms[at]
         for term in {terms[at], terms[at] + 1}:
             assert log.matches(index(at), Term(term)) is (term == terms[at])
-            expected = max(found for found in range(at + 1) if terms[found] <= term)
+            expected = max(found for found in range(model.base, at + 1) if terms[found] <= term)
             assert log.last_at_or_below_term(Term(term), not_above=index(at)) == expected
-    for at in range(1, last + 1):
-        assert log.first_of_term(index(at)) == terms.index(terms[at])
+    for at in range(model.base + 1, last + 1):
+        assert log.first_of_term(index(at)) == max(terms.index(terms[at]), model.base + 1)
         assert log.entry(index(at)) == (model.entries[at - 1] if at > model.gone else None)
         found = log.slice(index(at), max_entries=3, max_bytes=100)
         assert found == (None if at <= model.gone else bounded(model.entries[at - 1 : at + 2], 100))

@@ -1,5 +1,7 @@
 """One follower as its leader sees it: window, modes, and what counts."""
 
+from collections.abc import Callable
+
 import pytest
 
 from tests.rules.building import progress
@@ -139,3 +141,63 @@ def test_lost_data_does_not_count() -> None:
     assert follower.counts_for_quorum
     follower.lost_data = True
     assert not follower.counts_for_quorum
+
+
+# ---------------------------------------------------------------------------------------------- snapshot
+
+
+def installing(next_index: int = 5, match_index: int = 2, *, up_to: int = 9) -> Progress:
+    made = progress(next_index, match_index)
+    made.become_snapshot(LogIndex(up_to))
+    return made
+
+
+def test_become_snapshot_stops_everything_else() -> None:
+    """While a snapshot is on its way no entries are, and no pipeline begins (N3)."""
+    follower = installing(3, 2)
+    assert (follower.mode, follower.snapshot_index) == (Mode.SNAPSHOT, 9)
+    assert not follower.window_open(requests=9, size=100)
+    with pytest.raises(AssertionError, match="up to 9 is still on its way"):
+        send(follower, request(1, 2, 3))
+    with pytest.raises(AssertionError, match="without a success"):
+        follower.become_pipeline()
+
+
+@pytest.mark.parametrize("case", ["pipeline", "snapshot", "in flight", "known"])
+def test_become_snapshot_only_from_an_idle_probe(case: str) -> None:
+    """A snapshot follows a probe that cannot be made, and only one with something new in it."""
+    follower = piping() if case == "pipeline" else installing() if case == "snapshot" else progress(5, 4)
+    if case == "in flight":
+        send(follower, request(1, 4, 5))
+    before = (follower.mode, follower.snapshot_index)
+    with pytest.raises(AssertionError, match="no snapshot up to"):
+        follower.become_snapshot(LogIndex(4 if case == "known" else 20))
+    assert (follower.mode, follower.snapshot_index) == before
+
+
+def test_snapshot_installed() -> None:
+    """What the snapshot covers is known to be held, and the probe goes on behind it (R6, N3)."""
+    follower = installing(5, 2)
+    follower.snapshot_installed(LogIndex(9))
+    assert (follower.match_index, follower.next_index, follower.mode) == (9, 10, Mode.PROBE)
+    assert (follower.snapshot_index, follower.told_commit) == (0, 9)
+    assert follower.window_open(requests=1, size=1)
+
+
+@pytest.mark.parametrize("make", [lambda: progress(5, 2), piping, installing])
+def test_snapshot_installed_counts_once_and_for_the_one_on_its_way(make: Callable[[], Progress]) -> None:
+    """No other snapshot, and none that was given up, raises the match index (R6, N3)."""
+    follower = make()
+    before = (follower.match_index, follower.next_index, follower.mode)
+    with pytest.raises(AssertionError, match="was not on its way"):
+        follower.snapshot_installed(LogIndex(8))
+    assert (follower.match_index, follower.next_index, follower.mode) == before
+
+
+def test_become_probe_after_a_transfer_that_failed() -> None:
+    """A transfer that failed proves nothing: both indexes are what they were (R6, N3)."""
+    follower = installing(5, 2)
+    follower.become_probe()
+    assert (follower.next_index, follower.match_index, follower.mode) == (5, 2, Mode.PROBE)
+    assert follower.snapshot_index == 0
+    assert follower.window_open(requests=1, size=1)

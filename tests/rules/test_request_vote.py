@@ -146,7 +146,12 @@ def test_answer_freshness_after_restart_and_after_a_snapshot(last: tuple[int, in
         tail=(),
         memory_bytes=0,
     )
-    for log in (recovered, compacted(log_of(1, 4, 4), up_to=3)):
+    restarted = Log.recovered(
+        base_index=LogIndex(3), base_term=Term(4), term_runs=(), last_index=LogIndex(3), tail=(), memory_bytes=0
+    )
+    replaced = log_of(1, 1, 1, 1, 2)
+    replaced.reset(LogIndex(3), Term(4))
+    for log in (recovered, compacted(log_of(1, 4, 4), up_to=3), restarted, replaced):
         decision = request_vote.answer(follower(log, term=5), ask(6, last), sticky=False, ready=True)
         assert decision.granted is fresh
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.rules.building import N1, N2, N3, THREE, candidate, follower, leader, log_of
+from tests.rules.building import N1, N2, N3, THREE, candidate, compacted, follower, leader, log_of
 from trio_raft._messages import ServerId
 from trio_raft._records import LogIndex, Term
 from trio_raft._rules.configuration import Configuration
@@ -203,3 +203,24 @@ def test_raise_commit_within_the_log(index: int, legal: bool) -> None:
         with pytest.raises(AssertionError, match="commit index cannot go from 2"):
             state.raise_commit(LogIndex(index))
     assert state.commit_index == (index if legal else 2)
+
+
+@pytest.mark.parametrize(("given", "expected"), [(0, 2), (1, 2), (3, 3)])
+def test_commit_index_is_never_below_the_base(given: int, expected: int) -> None:
+    """What was compacted is committed, so a server that comes back knows that (N3)."""
+    log = compacted(log_of(1, 1, 1), up_to=2)
+    state = State(node_id=N1, log=log, configuration=THREE, commit_index=LogIndex(given))
+    assert (state.commit_index, state.last_applied) == (expected, 0)
+
+
+@pytest.mark.parametrize(("index", "legal"), [(1, False), (2, True), (3, True), (4, False)])
+def test_restored_between_applied_and_committed(index: int, legal: bool) -> None:
+    """A restored state machine never goes back, and never ahead of what is committed (N3)."""
+    state = follower(compacted(log_of(1, 1, 1, 1), up_to=3), term=TERM)
+    state.last_applied = LogIndex(2)
+    if legal:
+        state.restored(LogIndex(index))
+    else:
+        with pytest.raises(AssertionError, match="cannot be restored to"):
+            state.restored(LogIndex(index))
+    assert state.last_applied == (index if legal else 2)

@@ -161,3 +161,57 @@ def test_wrong_uses_fail_as_on_a_real_disk() -> None:
         disk.open(HERE / "other", write=False)
     with pytest.raises(OSError, match="Bad file descriptor"):
         disk.write(disk.open(FILE, write=False), b"a", offset=0)
+
+
+def test_power_cut_takes_a_rename_that_was_not_synced() -> None:
+    """Before the sync of its directory a renamed file has its old name, its new one or both, and never none."""
+    disk = SimDisk()
+    make_file(disk, b"new")
+    target = HERE / "target"
+    disk.overwrite(target, b"old")
+    disk.rename(FILE, target)
+    assert disk.paths() == [target]
+    assert disk.contents(target) == b"new"
+    assert [(unit.path, unit.what) for unit in disk.unsynced()] == [(target, "create"), (FILE, "remove")]
+    before = disk.after_power_cut(nothing)
+    assert (before.contents(FILE), before.contents(target)) == (b"new", b"old")
+    assert disk.after_power_cut(lambda unit: unit.what == "remove").contents(FILE) == b"new"
+    both = disk.after_power_cut(lambda unit: unit.what == "create")
+    assert (both.contents(FILE), both.contents(target)) == (b"new", b"new")
+    disk.sync_directory(HERE)
+    assert disk.unsynced() == []
+    after = disk.after_power_cut(nothing)
+    assert after.paths() == [target]
+    assert after.contents(target) == b"new"
+
+
+def test_rename_fails_as_on_a_real_disk() -> None:
+    """What is not there cannot be renamed or removed, and an injected error changes nothing."""
+    disk = SimDisk()
+    make_file(disk)
+    with pytest.raises(FileNotFoundError):
+        disk.rename(HERE / "other", FILE)
+    with pytest.raises(FileNotFoundError):
+        disk.remove(HERE / "other")
+    disk.fail("rename", errno.EIO)
+    with pytest.raises(OSError, match="Input/output"):
+        disk.rename(FILE, HERE / "other")
+    assert disk.paths() == [FILE]
+    assert disk.injected == {"rename error": 1}
+
+
+def test_directory_sync_leaves_names_of_a_call_under_way() -> None:
+    """What another call renames behind a sync of its own is not made durable before that sync is done."""
+    disk = SimDisk()
+    descriptor = make_file(disk)
+    with disk.staging() as writer:
+        disk.write(descriptor, b"a", offset=0)
+        disk.sync(descriptor)
+        disk.rename(FILE, HERE / "target")
+    with disk.staging() as other:
+        disk.create(HERE / "another")
+        disk.sync_directory(HERE)
+    other.complete()
+    assert disk.after_power_cut(nothing).paths() == [HERE / "another", FILE]
+    writer.complete()
+    assert disk.after_power_cut(everything).paths() == [HERE / "another", HERE / "target"]

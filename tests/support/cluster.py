@@ -25,7 +25,8 @@ import trio_raft
 from tests.support.wire import Observer, WatchedTransport
 from trio_raft import Config, Limits, MemoryLogStore, Node, Timeouts
 from trio_raft._environment import Environment
-from trio_raft._events import Event, EventReceiver
+from trio_raft._event_hub import EventReceiver
+from trio_raft._events import Event
 from trio_raft._messages import (
     AppendEntries,
     AppendEntriesReply,

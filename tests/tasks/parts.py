@@ -13,7 +13,8 @@ import trio
 from trio_raft._codec import Frame
 from trio_raft._config import Config, Limits, Timeouts
 from trio_raft._environment import Environment
-from trio_raft._events import Event, EventReceiver
+from trio_raft._event_hub import EventReceiver
+from trio_raft._events import Event
 from trio_raft._handshake import Handshake
 from trio_raft._messages import (
     AppendEntries,
@@ -25,11 +26,13 @@ from trio_raft._messages import (
     ServerId,
 )
 from trio_raft._peers import PeerService
+from trio_raft._receiving import SnapshotService
 from trio_raft._records import Entry, EntryKind, LogIndex, Term, make_entry
 from trio_raft._rules.state import Role
 from trio_raft._server import Server
-from trio_raft._startup import recover
+from trio_raft._startup import MachineAbilities, Stores, recover
 from trio_raft._storage.memory import MemoryLogStore, MemoryPlan
+from trio_raft._storage.snapshots_memory import MemorySnapshotStore
 from trio_raft._transport import Channel, ChannelBroken, accept, dial
 from trio_raft.abc import (
     Append,
@@ -39,6 +42,7 @@ from trio_raft.abc import (
     SaveBootstrap,
     SaveVote,
     SnapshotPoint,
+    SnapshotStore,
     StoreIdentity,
 )
 from trio_raft.testing._environment import VirtualLanes, test_environment
@@ -177,6 +181,8 @@ async def make_server(
     settled: bool = True,
     seed: int = 1,
     latency: float = 0.0002,
+    snapshots: SnapshotStore | None = None,
+    machine: MachineAbilities | None = None,
 ) -> Server:
     """A server that found this log and vote on its disk; nothing of it runs yet.  ``latency`` is its disk's."""
     config = config or make_config()
@@ -196,7 +202,9 @@ async def make_server(
     store.inner.execute(plan)
     transport = (network or MemoryNetwork()).transport(config.node_id)
     environment = test_environment(seed, latency=0.0)
-    server = await recover(config, store, transport, environment)
+    stores = Stores(store, snapshots or MemorySnapshotStore())
+    machine = machine or MachineAbilities(snapshots=True, applied_index=None)
+    server = await recover(config, stores, machine, transport, environment)
     lanes(environment).latency = latency
     return server
 
@@ -258,7 +266,8 @@ def handshake_of(config: Config, *, own: Incarnation | None = None) -> Handshake
 async def listen_for(server: Server, nursery: trio.Nursery) -> None:
     """Serve the connections of a server's peers."""
     listeners = await server.transport.listen(server.config.listen_address)
-    nursery.start_soon(trio.serve_listeners, PeerService(server).serve, list(listeners))
+    service = PeerService(server, SnapshotService(server).answer)
+    nursery.start_soon(trio.serve_listeners, service.serve, list(listeners))
 
 
 async def connect(network: MemoryNetwork, server: Server, purpose: Purpose, *, sender: ServerId = N2) -> Channel:

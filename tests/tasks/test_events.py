@@ -9,13 +9,12 @@ import trio
 from trio.testing import MockClock
 
 from tests.tasks.parts import N1, N2, N3, about, settle
+from trio_raft._event_hub import REMEMBERED_REFUSALS, EventHub
 from trio_raft._events import (
-    REMEMBERED_REFUSALS,
     BadInput,
     ContactLost,
     DiskHasRoom,
     Event,
-    EventHub,
     LeaderChanged,
     LoopBlocked,
     PeerRefused,

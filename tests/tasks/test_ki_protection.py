@@ -34,6 +34,7 @@ WITHOUT = {
     "Server.restart_election_timer": "a single assignment is whole or has not begun",
     "FirstStart.meet": "a single assignment",
     "Server.step_down": "does nothing but enter a protected step",
+    "Server._note_installed": "called in the protected step of an install",
     "Server._note_durable": "called by the journal in a protected step",
     "Journal.close": "sets a flag and wakes the writer; repeating it is harmless",
     "Journal._take": "of the journal's own task, which an interrupt ends, and with it the node",

@@ -28,7 +28,7 @@ from trio_raft._events import Event, NodeStopped
 from trio_raft._messages import Incarnation
 from trio_raft._records import Entry
 from trio_raft._rules.state import Role
-from trio_raft.abc import Recovered, StoreIdentity
+from trio_raft.abc import Recovered, SnapshotPoint, StoreIdentity
 from trio_raft.testing._environment import test_environment
 from trio_raft.testing._network import MemoryNetwork
 
@@ -269,7 +269,7 @@ async def test_open_node_failed_append_ends_the_leadership(house: House, autojum
 async def test_open_node_recovery_fails(error: Exception, house: House, autojump_clock: MockClock) -> None:
     """What recovery raises leaves bare, as itself, and nothing was started (X2)."""
 
-    def fail(identity: StoreIdentity, *, memory_bytes: int) -> Recovered:
+    def fail(identity: StoreIdentity, *, memory_bytes: int, snapshot: SnapshotPoint | None = None) -> Recovered:
         raise error
 
     house.store.open = fail  # type: ignore[method-assign]

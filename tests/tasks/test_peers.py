@@ -37,6 +37,7 @@ from trio_raft._messages import (
     ServerId,
 )
 from trio_raft._peers import QUEUED_REPLIES, PeerService
+from trio_raft._receiving import SnapshotService
 from trio_raft._records import LogIndex, Term
 from trio_raft._server import Server
 from trio_raft._transport import Channel, ChannelBroken
@@ -310,7 +311,7 @@ async def test_serve_a_broken_safety_property_is_not_the_peers_fault(autojump_cl
     """Where safety is broken the node ends, however politely the peer asked (paper 5.2)."""
     network = MemoryNetwork()
     server = await make_server(term=1, network=network)
-    service = PeerService(server)
+    service = PeerService(server, SnapshotService(server).answer)
     [listener] = await server.transport.listen(server.config.listen_address)
     server.answer_heartbeat(Heartbeat(Term(1), N3, 0))
 

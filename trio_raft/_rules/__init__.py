@@ -8,14 +8,15 @@ half of one.
 
 Reading order, each module standing on those before it::
 
-    log.py             the entries: which term stands where, what is still in memory
-    configuration.py   who votes, and what a majority of them agrees on
-    progress.py        one follower as its leader sees it
-    state.py           the box with term, vote, role and commit index; the table of legal transitions
-    request_vote.py    the life of a vote: make the request, answer it, count the replies
-    append_entries.py  the life of an append: make the request, answer it, digest the reply, commit
-    reads.py           numbered rounds of heartbeats that prove to a leader that it still leads
-    bootstrap.py       what comes before all of that: the members settle who they are
+    log.py               the entries: which term stands where, what is still in memory
+    configuration.py     who votes, and what a majority of them agrees on
+    progress.py          one follower as its leader sees it
+    state.py             the box with term, vote, role and commit index; the table of legal transitions
+    request_vote.py      the life of a vote: make the request, answer it, count the replies
+    append_entries.py    the life of an append: make the request, answer it, digest the reply, commit
+    install_snapshot.py  the life of a snapshot on its way: accept it, install it, digest the reply; cut the log
+    reads.py             numbered rounds of heartbeats that prove to a leader that it still leads
+    bootstrap.py         what comes before all of that: the members settle who they are
 
 House rule: a rule that is asked to break a promise raises.  What a *peer* sent wrong is a ``ValueError`` of
 its own kind (``BadRequest``, ``BadReply``, ``BadRound``), and the caller drops that peer's connection; what

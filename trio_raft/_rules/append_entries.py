@@ -179,14 +179,14 @@ def _mismatch(state: State, request: AppendEntries) -> AppendEntriesReply:
 def _not_held(log: Log, entries: Sequence[Entry]) -> list[Entry]:
     """The entries from the first one on that the log does not hold: equal ones are skipped (R4).
 
-    A shorter or older request thus removes nothing.
+    A shorter or older request thus removes nothing, and what was compacted is equal without looking.
     """
     if not entries or entries[0].index > log.last_index:
         return list(entries)
     for position, entry in enumerate(entries):
         if entry.index > log.last_index or not log.matches(entry.index, entry.term):
             return list(entries[position:])
-        held = log.entry(entry.index) if entry.index > log.snapshot_index else None
+        held = log.entry(entry.index) if entry.index > log.base_index else None
         if held is not None and held.record != entry.record:
             raise AssertionError(f"two entries at index {entry.index} of term {entry.term}: {held} and {entry}")
     return []
@@ -262,7 +262,8 @@ def digest(
 
 def _repaired(log: Log, prev_log_index: LogIndex, reply: AppendEntriesReply) -> LogIndex:
     """Where to send from next: at most ``prev_log_index``, so one lower at least (R8)."""
-    if not reply.conflict_term:
+    if not reply.conflict_term or prev_log_index <= log.base_index:
+        # It ends before, or it has another entry where this log is compacted: what it lacks is in a snapshot.
         return reply.conflict_index
     # The follower has conflict_term from conflict_index up to prev_log_index.
     agreed = log.last_at_or_below_term(reply.conflict_term, not_above=LogIndex(prev_log_index - 1))
@@ -288,7 +289,9 @@ def _check_mismatch(state: State, reply: AppendEntriesReply, prev_log_index: Log
         raise BadReply(f"conflict index {reply.conflict_index} for the previous entry {prev_log_index}")
     if not 0 <= reply.conflict_term <= state.current_term:
         raise BadReply(f"conflict term {reply.conflict_term} in term {state.current_term}")
-    if reply.conflict_term and state.log.matches(prev_log_index, reply.conflict_term):
+    # The previous entry may have been compacted since it was sent; of what follows nothing is known then.
+    known = prev_log_index >= state.log.base_index
+    if known and reply.conflict_term and state.log.matches(prev_log_index, reply.conflict_term):
         raise BadReply(f"rejects the previous entry {prev_log_index} of term {reply.conflict_term}, yet holds it")
 
 

@@ -2,16 +2,20 @@
 
 Three things can be asked of an index, and they end at different places::
 
-    index    1 ...... snapshot_index | first_index ....... | memory_first ....... last_index |
-    term     covered by the snapshot | known               | known                           |
-    entry    gone                    | on disk only        | in memory                       |
+    index    1 .... base_index | first_index ....... | memory_first ....... last_index |
+    term     unknown but last  | known               | known                           |
+    entry    gone              | on disk only        | in memory                       |
 
-Terms of *all* entries above the snapshot stay known.  They never fall from one entry to the next, since a
-leader only appends entries of its own term, so they are kept as runs, ``(first index, term)``: one item per
-election, not one per entry, found by bisection.  The first run stands for the place just below the log,
-``(snapshot_index, snapshot_term)``, which is ``(0, 0)`` before any snapshot.  Index 0 with term 0 is thus an
-entry like any other to every rule, the one that all logs share (the induction base of the Log Matching
-Property, paper 5.3).
+The *base* is the place just below the first entry.  It is ``(0, 0)`` until the log is compacted (paper section
+7).  From then on everything up to the base is covered by a snapshot, which may reach further: the entries
+between the base and the snapshot's last are kept for followers that lag a little (N7).  The base is committed,
+so it never moves down, and no rule looks below it.
+
+Terms of *all* entries above the base stay known.  They never fall from one entry to the next, since a leader
+only appends entries of its own term, so they are kept as runs, ``(first index, term)``: one item per election,
+not one per entry, found by bisection.  The first run begins at the base, ``(base_index, base_term)``.  Index 0
+with term 0 is thus an entry like any other to every rule, the one that all logs share (the induction base of
+the Log Matching Property, paper 5.3).
 
 Entries themselves are the *tail*: a list, and the index of its first slot.  Entries that left memory leave an
 empty slot behind; once half of the slots are empty they are cut off.  So dropping old entries costs each
@@ -33,18 +37,18 @@ _EMPTY_SLOT = Entry(_NOWHERE, _BEFORE_ALL_TERMS, EntryKind.NO_OP, b"")
 
 
 class NotInLog(Exception):
-    """The index lies above the last entry, or below what a snapshot has replaced.
+    """The index lies above the last entry, or in the part that was compacted.
 
-    Below, a follower that needs it needs the snapshot; above, the caller is wrong.
+    Below, a follower that needs it needs a snapshot; above, the caller is wrong.
     """
 
-    def __init__(self, index: LogIndex, *, snapshot_index: LogIndex, last_index: LogIndex) -> None:
-        super().__init__(f"index {index} is not in the log, which holds {snapshot_index + 1} to {last_index}")
+    def __init__(self, index: LogIndex, *, base_index: LogIndex, last_index: LogIndex) -> None:
+        super().__init__(f"index {index} is not in the log, which holds {base_index + 1} to {last_index}")
         self.index = index
 
 
 class Log:
-    """The entries above the last snapshot.  Its public fields are read freely and written only here."""
+    """The entries above the base.  Its public fields are read freely and written only here."""
 
     __slots__ = (
         "_empty_slots",
@@ -53,17 +57,17 @@ class Log:
         "_run_terms",
         "_tail",
         "_tail_first",
+        "base_index",
+        "base_term",
         "last_index",
         "last_term",
         "memory_bytes_used",
-        "snapshot_index",
-        "snapshot_term",
     )
 
     def __init__(self, *, memory_bytes: int) -> None:
         """An empty log that keeps about ``memory_bytes`` of records in memory once they may leave it."""
-        self.snapshot_index = _NOWHERE
-        self.snapshot_term = _BEFORE_ALL_TERMS
+        self.base_index = _NOWHERE
+        self.base_term = _BEFORE_ALL_TERMS
         self.last_index = _NOWHERE
         self.last_term = _BEFORE_ALL_TERMS
         self.memory_bytes_used = 0
@@ -83,25 +87,27 @@ class Log:
         last_index: LogIndex,
         tail: Sequence[Entry],
         memory_bytes: int,
+        base_index: LogIndex = _NOWHERE,
+        base_term: Term = _BEFORE_ALL_TERMS,
     ) -> "Log":
-        """The log that a store found: the runs of all terms, and the newest entries, which end at ``last_index``.
+        """The log that a store found: its base, the runs of all terms above it, and the newest entries.
 
-        Raises AssertionError if the parts do not fit together: the store's mistake, not a damaged file, which
-        the store has already refused.
+        The entries of ``tail`` end at ``last_index``, which is ``base_index`` if there are none at all.  Raises
+        AssertionError if the parts do not fit together: the store's mistake, not a damaged file, which the store
+        has already refused.
         """
         log = cls(memory_bytes=memory_bytes)
-        firsts = [first for first, _ in term_runs]
-        terms = [term for _, term in term_runs]
-        if bool(firsts) != bool(last_index) or (firsts and (firsts[0] != 1 or firsts[-1] > last_index)):
-            raise AssertionError(f"term runs {term_runs} do not cover the entries 1 to {last_index}")
-        for ascending in (firsts, terms):
-            if any(later <= earlier for earlier, later in zip([0, *ascending], ascending, strict=False)):
-                raise AssertionError(f"indexes and terms of the runs {term_runs} must grow")
-        log._run_firsts += firsts
-        log._run_terms += terms
+        _check_runs(base_index, base_term, term_runs, last_index)
+        # A run that goes on in the base's term is not a run of its own.
+        runs = [(first, term) for first, term in term_runs if term != base_term]
+        log.base_index, log.base_term = base_index, base_term
+        log._run_firsts = [base_index, *(first for first, _ in runs)]
+        log._run_terms = [base_term, *(term for _, term in runs)]
         log.last_index = last_index
         log.last_term = log._run_terms[-1]
         log._tail_first = LogIndex(last_index - len(tail) + 1)
+        if log._tail_first <= base_index:
+            raise AssertionError(f"{len(tail)} entries in a log that holds {base_index + 1} to {last_index}")
         for expected_index, entry in enumerate(tail, start=log._tail_first):
             if entry.index != expected_index or entry.term != log.term_at(entry.index):
                 raise AssertionError(f"{entry} does not fit at index {expected_index} of {term_runs}")
@@ -113,8 +119,8 @@ class Log:
 
     @property
     def first_index(self) -> LogIndex:
-        """The first index above the snapshot; nothing stands there while the log is empty."""
-        return LogIndex(self.snapshot_index + 1)
+        """The first index above the base; nothing stands there while the log is empty."""
+        return LogIndex(self.base_index + 1)
 
     @property
     def memory_first(self) -> LogIndex:
@@ -122,38 +128,38 @@ class Log:
         return LogIndex(self._tail_first + self._empty_slots)
 
     def term_at(self, index: LogIndex) -> Term:
-        """The term of the entry there, the snapshot's last entry included.  Raises NotInLog outside (R9)."""
-        if not self.snapshot_index <= index <= self.last_index:
+        """The term of the entry there, the base included.  Raises NotInLog outside (R9)."""
+        if not self.base_index <= index <= self.last_index:
             raise self._not_in_log(index)
         return self._run_terms[bisect_right(self._run_firsts, index) - 1]
 
     def matches(self, index: LogIndex, term: Term) -> bool:
         """Does this log hold (index, term)?
 
-        By the Log Matching Property it then holds everything before it as the asker does.  What a snapshot
-        covers is committed, so every leader has the same there: a match without looking (R4).
+        By the Log Matching Property it then holds everything before it as the asker does.  What was compacted
+        is committed, so every leader has the same there: a match without looking (R4).
         """
-        if index < self.snapshot_index:
+        if index < self.base_index:
             return True
         return index <= self.last_index and self.term_at(index) == term
 
     def first_of_term(self, index: LogIndex) -> LogIndex:
-        """The first index, above the snapshot, of the run of equal terms that holds ``index``."""
-        if not self.snapshot_index < index <= self.last_index:
+        """The first index, above the base, of the run of equal terms that holds ``index``."""
+        if not self.base_index < index <= self.last_index:
             raise self._not_in_log(index)
         return max(self._run_firsts[bisect_right(self._run_firsts, index) - 1], self.first_index)
 
     def last_at_or_below_term(self, term: Term, *, not_above: LogIndex) -> LogIndex:
-        """The largest index ≤ ``not_above`` whose term is ≤ ``term``; ``snapshot_index`` if there is none."""
+        """The largest index ≤ ``not_above`` whose term is ≤ ``term``; ``base_index`` if none is known."""
         run = bisect_right(self._run_terms, term)
         if run == 0:
-            return self.snapshot_index
+            return self.base_index
         end = self._run_firsts[run] - 1 if run < len(self._run_firsts) else self.last_index
-        return max(self.snapshot_index, min(LogIndex(end), not_above))
+        return max(self.base_index, min(LogIndex(end), not_above))
 
     def entry(self, index: LogIndex) -> Entry | None:
         """The entry there, or None if it left memory.  Raises NotInLog outside the log."""
-        if not self.snapshot_index < index <= self.last_index:
+        if not self.base_index < index <= self.last_index:
             raise self._not_in_log(index)
         slot = index - self._tail_first
         return self._tail[slot] if slot >= self._empty_slots else None
@@ -164,9 +170,9 @@ class Log:
         """Entries from ``first`` on, none above ``not_above``, as many as both bounds allow.
 
         At least one, even if it alone is larger than ``max_bytes``; none if ``first`` lies above the end;
-        None if ``first`` left memory.  Raises NotInLog at or below the snapshot.
+        None if ``first`` left memory.  Raises NotInLog at or below the base.
         """
-        if first <= self.snapshot_index:
+        if first <= self.base_index:
             raise self._not_in_log(first)
         end = self.last_index if not_above is None else min(not_above, self.last_index)
         if first > end:
@@ -219,7 +225,7 @@ class Log:
 
     def truncate_from(self, index: LogIndex) -> None:
         """Remove the entry at ``index`` and all above it.  Raises NotInLog if there is none."""
-        if not self.snapshot_index < index <= self.last_index:
+        if not self.base_index < index <= self.last_index:
             raise self._not_in_log(index)
         if index <= self.memory_first:
             self._tail.clear()
@@ -234,6 +240,40 @@ class Log:
             self._run_terms.pop()
         self.last_index = LogIndex(index - 1)
         self.last_term = self._run_terms[-1]
+
+    def compact(self, up_to: LogIndex) -> None:
+        """Let the entries up to there leave the log; the last of them becomes the base.
+
+        The caller knows that a durable snapshot covers them (S7).  At or below the base it does nothing; raises
+        NotInLog above the end.  Costs a constant for each entry that was in memory.
+        """
+        if up_to > self.last_index:
+            raise self._not_in_log(up_to)
+        if up_to <= self.base_index:
+            return
+        run = bisect_right(self._run_firsts, up_to)
+        self.base_index, self.base_term = up_to, self._run_terms[run - 1]
+        self._run_firsts[:run] = [up_to]
+        self._run_terms[:run] = [self.base_term]
+        gone = up_to + 1 - self._tail_first
+        if gone > self._empty_slots:
+            self.memory_bytes_used -= sum([len(entry.record) for entry in self._tail[self._empty_slots : gone]])
+            del self._tail[:gone]
+            self._tail_first, self._empty_slots = LogIndex(up_to + 1), 0
+
+    def reset(self, index: LogIndex, term: Term) -> None:
+        """Let a snapshot's last entry take the place of the whole log, which is empty above it (N1).
+
+        Raises AssertionError unless that lies above the base, in no lower term.
+        """
+        if index <= self.base_index or term < max(self.base_term, 1):
+            raise AssertionError(f"index {index} of term {term} cannot become the base of {self}")
+        self.base_index = self.last_index = index
+        self.base_term = self.last_term = term
+        self._run_firsts, self._run_terms = [index], [term]
+        self._tail.clear()
+        self._tail_first, self._empty_slots = LogIndex(index + 1), 0
+        self.memory_bytes_used = 0
 
     def release(self, up_to: LogIndex) -> None:
         """Let entries ≤ ``up_to`` leave memory, oldest first, until the rest is within ``memory_bytes``.
@@ -263,9 +303,26 @@ class Log:
     # ------------------------------------------------------------------------------------------ errors
 
     def _not_in_log(self, index: LogIndex) -> NotInLog:
-        return NotInLog(index, snapshot_index=self.snapshot_index, last_index=self.last_index)
+        return NotInLog(index, base_index=self.base_index, last_index=self.last_index)
 
     def _does_not_follow(self, entry: Entry) -> AssertionError:
         return AssertionError(
             f"{entry} does not follow the last entry, index {self.last_index} of term {self.last_term}"
         )
+
+
+def _check_runs(
+    base_index: LogIndex, base_term: Term, term_runs: Sequence[tuple[LogIndex, Term]], last_index: LogIndex
+) -> None:
+    """The runs of a recovered log must begin just above its base, and grow; the first may go on in its term."""
+    if base_index < 0 or (base_index == 0) != (base_term == 0):
+        raise AssertionError(f"no log begins above index {base_index} of term {base_term}")
+    firsts = [first for first, _ in term_runs]
+    terms = [term for _, term in term_runs]
+    if last_index < base_index or bool(firsts) != (last_index > base_index):
+        raise AssertionError(f"term runs {term_runs} for the entries {base_index + 1} to {last_index}")
+    if firsts and (firsts[0] != base_index + 1 or firsts[-1] > last_index):
+        raise AssertionError(f"term runs {term_runs} do not cover the entries {base_index + 1} to {last_index}")
+    for below, ascending in ((base_index, firsts), (max(base_term - 1, 0), terms)):
+        if any(later <= earlier for earlier, later in zip([below, *ascending], ascending, strict=False)):
+            raise AssertionError(f"indexes and terms of the runs {term_runs} above term {base_term} must grow")

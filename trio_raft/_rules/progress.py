@@ -14,12 +14,16 @@ first, and is always above ``match_index``.  How boldly the leader acts on the g
           its reply; a rejection moves                answered; next_index runs ahead of
           next_index back by the hint                 what is known, and never repairs
                |         ^
-               v         |   (SNAPSHOT will stand here: the follower needs entries that only
-            ...............   a snapshot still holds.  Nothing enters it until snapshots exist.)
+     the entry |         | installed: match_index is the snapshot's last index at least;
+    before it  |         | failed: nothing is known that was not known before
+    is not in  v         |
+    the log .------------.
+            |  SNAPSHOT  |   a snapshot is on its way (paper section 7), and nothing else
+            '------------'
 
 PROBE finds the place where the logs agree; PIPELINE fills the wire from there on.  The pipeline repairs
 nothing: in doubt it is thrown away together with its connection, and the probe starts again from what is
-known.
+known.  SNAPSHOT is left for PROBE alone, which asks once whether the entries that follow the snapshot fit.
 
 House rule: a reply counts for the oldest request in flight and for no other, as replies keep the order of
 requests on a connection.  Anything else is ``ReplyMismatch``, and the connection is in doubt.
@@ -41,6 +45,7 @@ class Mode(enum.Enum):
 
     PROBE = "probe"
     PIPELINE = "pipeline"
+    SNAPSHOT = "snapshot"
 
 
 class ReplyMismatch(Exception):
@@ -70,6 +75,8 @@ class Progress:
     match_index: LogIndex = LogIndex(0)
     """Known to stand durably in the follower's log, with everything before it."""
     mode: Mode = Mode.PROBE
+    snapshot_index: LogIndex = attrs.field(init=False, default=LogIndex(0))
+    """The last index of the snapshot that is on its way; 0 outside SNAPSHOT."""
     lost_data: bool = False
     """It denied what it had acknowledged: it counts for nothing until it is admitted anew (R6)."""
     last_contact: float = NEVER
@@ -97,16 +104,18 @@ class Progress:
         """May another request leave?
 
         There are then at most ``requests`` in flight, and ``size`` bytes beside the newest one.  PROBE always waits
-        for its one reply.
+        for its one reply, and SNAPSHOT for the end of the transfer.
         """
-        if self.mode is Mode.PROBE:
-            return not self.in_flight
+        if self.mode is not Mode.PIPELINE:
+            return self.mode is Mode.PROBE and not self.in_flight
         return len(self.in_flight) < requests and self.in_flight_bytes < size
 
     def sent(self, request: InFlight, *, leader_commit: LogIndex) -> None:
         """A request leaves.  In PIPELINE the next one starts behind it, as if it had succeeded already."""
         if self.mode is Mode.PROBE and self.in_flight:
             raise AssertionError(f"a probe is still in flight: {self.in_flight[0]}")
+        if self.mode is Mode.SNAPSHOT:
+            raise AssertionError(f"the snapshot up to {self.snapshot_index} is still on its way")
         self.in_flight.append(request)
         self.in_flight_bytes += request.size
         if self.mode is Mode.PIPELINE and request.last_index >= self.next_index:
@@ -131,23 +140,47 @@ class Progress:
         """In doubt: forget what is in flight, and start from what is known.
 
         Out of a pipeline that is ``match_index + 1``.  A probe keeps its guess, which never ran ahead:
-        falling back to ``match_index + 1`` would be the whole log before the first success.
+        falling back to ``match_index + 1`` would be the whole log before the first success.  A transfer that
+        failed proves nothing either way, so that ``next_index`` stays where a snapshot was needed.
         """
         if self.mode is Mode.PIPELINE:
             self.next_index = LogIndex(self.match_index + 1)
         self.mode = Mode.PROBE
+        self.snapshot_index = LogIndex(0)
         self.in_flight.clear()
         self.in_flight_bytes = 0
         self.told_commit = LogIndex(0)
 
     def become_pipeline(self) -> None:
         """A probe has succeeded: from here on send without waiting."""
-        if self.in_flight or self.next_index != self.match_index + 1:
+        if self.mode is Mode.SNAPSHOT or self.in_flight or self.next_index != self.match_index + 1:
             raise AssertionError(
-                f"no pipeline without a success before it: match_index {self.match_index}, next_index "
-                f"{self.next_index}, {len(self.in_flight)} in flight"
+                f"no pipeline without a success before it: {self.mode.value}, match_index {self.match_index}, "
+                f"next_index {self.next_index}, {len(self.in_flight)} in flight"
             )
         self.mode = Mode.PIPELINE
+
+    def become_snapshot(self, index: LogIndex) -> None:
+        """A probe found that the follower needs what only the snapshot up to ``index`` holds."""
+        if self.mode is not Mode.PROBE or self.in_flight or index <= self.match_index:
+            raise AssertionError(
+                f"no snapshot up to {index} may follow: {self.mode.value}, match_index {self.match_index}, "
+                f"{len(self.in_flight)} in flight"
+            )
+        self.mode = Mode.SNAPSHOT
+        self.snapshot_index = index
+
+    def snapshot_installed(self, index: LogIndex) -> None:
+        """The follower durably holds everything up to the last index of the snapshot that was on its way."""
+        if self.mode is not Mode.SNAPSHOT or index != self.snapshot_index:
+            raise AssertionError(
+                f"a snapshot up to {index} was not on its way: {self.mode.value}, up to {self.snapshot_index}"
+            )
+        self.advance(index)
+        self.become_probe()
+        self.next_index = LogIndex(self.match_index + 1)
+        # What a snapshot covers is committed, and its receiver knows that, after a restart too.
+        self.told_commit = index
 
     def advance(self, match_index: LogIndex) -> None:
         """The follower holds everything up to there: never backwards, and ``next_index`` stays ahead (R6)."""

@@ -96,10 +96,16 @@ class State:
     role: Role = Role.FOLLOWER
     leader: ServerId | None = None
     commit_index: LogIndex = LogIndex(0)
+    """Known to be committed, never below the log's base.  A server that has a newer snapshot raises it to that."""
     last_applied: LogIndex = LogIndex(0)
+    """What the state machine reflects.  Below the log's base: it has to be restored from a snapshot first."""
     last_led_term: Term = Term(0)
     standing: bool = attrs.field(init=False, default=False)
     _term_leader: ServerId | None = attrs.field(init=False, default=None)
+
+    def __attrs_post_init__(self) -> None:
+        # Only what is committed is ever compacted (S7).
+        self.commit_index = max(self.commit_index, self.log.base_index)
 
     def enter(self, term: Term, role: Role) -> None:
         """Move to this term and role.  Raises IllegalTransition, and changes nothing, outside the table."""
@@ -174,3 +180,15 @@ class State:
                 f"ends at {self.log.last_index}"
             )
         self.commit_index = index
+
+    def restored(self, index: LogIndex) -> None:
+        """The state machine now reflects a snapshot up to ``index``.
+
+        Raises AssertionError below what it had applied, and above what is committed (N3).
+        """
+        if not self.last_applied <= index <= self.commit_index:
+            raise AssertionError(
+                f"{self.node_id}: a state machine that applied {self.last_applied} cannot be restored to {index}; "
+                f"the commit index is {self.commit_index}"
+            )
+        self.last_applied = index

@@ -27,11 +27,15 @@ def is_lingering(directory: Path) -> bool:
 
 
 class Custody:
-    """Counts the users of one store's descriptors.  ``with custody:`` makes the caller one, in whichever thread."""
+    """Counts the users of one store's descriptors.  ``with custody:`` makes the caller one, in whichever thread.
 
-    def __init__(self, files: Files, directory: Path) -> None:
+    ``what`` it is of, in words, with ``directory``; a snapshot has a custody of its own, and its file in place of that.
+    """
+
+    def __init__(self, files: Files, directory: Path, *, what: str = "the log in") -> None:
         self._files = files
         self.directory = directory
+        self._what = what
         self._mutex = threading.Lock()
         self._users = 0
         self._closed = False
@@ -64,7 +68,7 @@ class Custody:
     def __enter__(self) -> None:
         with self._mutex:
             if self._closed:
-                raise trio.ClosedResourceError(f"the log in {self.directory} is closed")
+                raise trio.ClosedResourceError(f"{self._what} {self.directory} is closed")
             self._users += 1
 
     def __exit__(

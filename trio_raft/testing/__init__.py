@@ -53,7 +53,8 @@ A failure is a ``SimulationFailed`` with the seed in its text, or your own excep
 the last lines of what happened and the command that repeats the run.  A run in which something was violated cannot
 pass, whatever the block does.
 
-``LogStoreConformance`` and ``TransportConformance`` are test suites for a log store and a transport of your own.
+``LogStoreConformance``, ``SnapshotStoreConformance`` and ``TransportConformance`` are test suites for stores and a
+transport of your own.
 
 What decides a run is its seed alone: no set is iterated, no address compared, no clock of the machine read.  It repeats
 with the same versions of Python, Trio and this package, in any process.
@@ -65,12 +66,14 @@ The map, for whoever mends the kit::
     _client, _history     what is asked of it, and what was answered; _models, _linearizability judge it
     _judge                every life is watched: _invariants (see there), _verdict, _trace, _wire
     _network, _streams    links; _disk, _staging: disks; _environment: clocks and lanes; _determinism: the seed
-    _pytest, _conformance, _conformance_transport
+    _pytest, _conformance, _conformance_snapshots, _conformance_transport
 """
 
 from trio_raft.testing._client import Client
 from trio_raft.testing._cluster import Cluster
-from trio_raft.testing._conformance import LogStoreConformance, NotConforming
+from trio_raft.testing._conformance import LogStoreConformance
+from trio_raft.testing._conformance_log import NotConforming
+from trio_raft.testing._conformance_snapshots import SnapshotStoreConformance
 from trio_raft.testing._conformance_transport import TransportConformance
 from trio_raft.testing._determinism import DeterminismUnavailable, Latency, run
 from trio_raft.testing._disk import SimDisk
@@ -128,6 +131,7 @@ __all__ = [
     "SimulatedClock",
     "SimulatedLanes",
     "SimulationFailed",
+    "SnapshotStoreConformance",
     "StartCluster",
     "TooSlow",
     "Trace",

@@ -35,7 +35,7 @@ MEMORY_BYTES = 1 << 30
 
 
 class NotConforming(AssertionError):
-    """A log store or a transport breaks its contract."""
+    """A log store, a snapshot store or a transport breaks its contract."""
 
 
 @attrs.frozen

@@ -5,7 +5,8 @@ once it was synced.  In between, ``unsynced`` lists what is at stake, unit by un
 
 * a sector of a write (512 bytes reach the medium whole or not at all; each by itself, in any order),
 * the new length of a file that a write made longer,
-* a name that was created or removed without a sync of its directory.
+* a name that was created or removed without a sync of its directory; a file that was renamed has its old name, its new
+  one, or both.
 
 ``after_power_cut(keep)`` gives the disk as the next start finds it: everything durable, and of the units at stake
 those that ``keep`` says yes to.  Any choice is legal, so a test can enumerate them, and a simulation can draw one
@@ -46,7 +47,9 @@ from trio_raft.testing._staging import (
     Unit,
     Write,
     is_issued,
+    kept_names,
     overwrite,
+    whole_sectors,
 )
 
 __all__ = ["SECTOR_BYTES", "Call", "PowerCut", "SimDisk", "Unit"]
@@ -148,14 +151,7 @@ class SimDisk:
         disk = SimDisk(capacity=self.capacity)
         disk.injected = self.injected
         disk._directories = set(self._directories)
-        names = dict(self._durable_names)
-        for name in self._pending_names:
-            if is_issued(name.call, name.rank) and keep(name.unit):
-                if name.unit.what == "create":
-                    names[name.unit.path] = name.file
-                else:
-                    names.pop(name.unit.path, None)
-        for path, file in names.items():
+        for path, file in kept_names(self._durable_names, self._pending_names, keep).items():
             content = bytearray(file.durable)
             for write in file.at_stake():
                 for unit in write.units():
@@ -253,7 +249,9 @@ class SimDisk:
 
     def sync_directory(self, path: Path) -> None:
         self._begin("sync_directory", path)
-        self._sync(Barrier(names=[name for name in self._pending_names if name.unit.path.parent == path]))
+        # What another call did to names, and has not come to yet, is not this sync's to make durable.
+        names = [name for name in self._pending_names if name.call is self._call or is_issued(name.call, name.rank)]
+        self._sync(Barrier(names=[name for name in names if name.unit.path.parent == path]))
 
     def lock(self, path: Path) -> int:
         if path in self._locked.values():
@@ -291,7 +289,7 @@ class SimDisk:
     def write(self, descriptor: int, data: bytes | bytearray, *, offset: int) -> None:
         file, path = self._open[descriptor]
         fault = self._begin("write", path, take_fault=False)
-        done = len(data) if fault is None else _whole_sectors(len(data) * fault.part, offset)
+        done = len(data) if fault is None else whole_sectors(len(data) * fault.part, offset)
         if descriptor in self._read_only:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF), str(path))
         if self.capacity is not None:
@@ -315,8 +313,18 @@ class SimDisk:
             raise OSError(fault.number, os.strerror(fault.number), str(path))
         self._sync(Barrier(file, list(file.pending)))
 
+    def rename(self, path: Path, target: Path) -> None:
+        self._begin("rename", path)
+        if path not in self._files:
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
+        file = self._files[target] = self._files.pop(path)
+        made = Name(Unit(target, "create"), file, *self._touch())
+        self._pending_names += [made, Name(Unit(path, "remove"), file, *self._touch(), only_after=made)]
+
     def remove(self, path: Path) -> None:
         self._begin("remove", path)
+        if path not in self._files:
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
         self._pending_names.append(Name(Unit(path, "remove"), self._files.pop(path), *self._touch()))
 
     # ------------------------------------------------------------------------- inside
@@ -385,9 +393,3 @@ class SimDisk:
                     self._durable_names[name.unit.path] = name.file
                 else:
                     self._durable_names.pop(name.unit.path, None)
-
-
-def _whole_sectors(size: float, offset: int) -> int:
-    """How many bytes from there on, at most ``size``, end with a sector: systems copy pages, and stop between two."""
-    end = offset + int(size)
-    return max(0, end - end % SECTOR_BYTES - offset)

@@ -19,7 +19,8 @@ import trio
 from trio_raft._config import Config
 from trio_raft._environment import Environment
 from trio_raft._errors import StorageError
-from trio_raft._node import Node, serve_node
+from trio_raft._node import Node
+from trio_raft._opening import serve_node
 from trio_raft._server import Server
 from trio_raft._storage.wal import FileLogStore
 from trio_raft.abc import StateMachine, Transport

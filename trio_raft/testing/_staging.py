@@ -8,7 +8,7 @@ was never issued, however visible it is.
 House rule: a write is one object, whatever its size; its sectors are counted out only when somebody asks.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import attrs
@@ -111,6 +111,8 @@ class Name:
     file: File
     call: "Call | None"
     rank: int
+    only_after: "Name | None" = None
+    """Of a renamed file: no power cut takes the old name while the new one is lost."""
 
 
 @attrs.define(eq=False)
@@ -132,7 +134,7 @@ class Call:
     """How many of the barriers have taken effect."""
     ended: bool = False
     touched: bool = False
-    """Did it write, create or remove anything?"""
+    """Did it write, create, rename or remove anything?"""
 
     def complete(self) -> None:
         """The time has passed: every sync that the call made is done.  Idempotent."""
@@ -151,9 +153,28 @@ def is_issued(call: Call | None, rank: int) -> bool:
     return call is None or call.ended or rank <= call.synced
 
 
+def kept_names(durable: Mapping[Path, File], pending: Iterable[Name], keep: Callable[[Unit], bool]) -> dict[Path, File]:
+    """The names after a power cut that leaves those pending that ``keep`` says yes to."""
+    names, lost = dict(durable), list[Name]()
+    for name in pending:
+        if not is_issued(name.call, name.rank) or name.only_after in lost or not keep(name.unit):
+            lost.append(name)
+        elif name.unit.what == "create":
+            names[name.unit.path] = name.file
+        else:
+            names.pop(name.unit.path, None)
+    return names
+
+
 def overwrite(content: bytearray, data: bytes | bytearray, *, offset: int) -> None:
     """Put ``data`` there, with zeros up to it if the content ends before."""
     end = offset + len(data)
     if end > len(content):
         content.extend(bytes(end - len(content)))
     content[offset:end] = data
+
+
+def whole_sectors(size: float, offset: int) -> int:
+    """How many bytes from there on, at most ``size``, end with a sector: systems copy pages, and stop between two."""
+    end = offset + int(size)
+    return max(0, end - end % SECTOR_BYTES - offset)

@@ -1,0 +1,220 @@
+"""Receiving a snapshot from the leader, piece by piece, and installing it (paper section 7, dissertation 5).
+
+A server receives one snapshot at a time, whatever connection brings it.  What has arrived is kept when the connection
+or the leadership ends: whoever next offers the same bytes, told by index, term, digest and size, is answered with the
+offset from which to go on (N3).  So a transfer always begins with a question, a message without data.
+
+Once the last byte is there, ``run`` finishes it, apart from the connection, which goes on answering that it is being
+finished: the file is checked and becomes visible; then, in one synchronous step, the log in memory gives way and a
+marker is queued for the log on disk (N8).  From that step on the commit index covers the snapshot, and the next
+question is answered INSTALLED as soon as the disk has the marker.
+
+House rules: everything that a message says is asked again after each await.  A transfer that fails leaves nothing
+behind but its reason.
+"""
+
+from functools import partial
+
+import trio
+
+from trio_raft._environment import Lane
+from trio_raft._errors import RaftError, error_text, leaves
+from trio_raft._messages import InstallSnapshot, InstallSnapshotReply, SnapshotStatus
+from trio_raft._records import LogIndex, Term
+from trio_raft._rules import install_snapshot
+from trio_raft._rules.install_snapshot import Verdict
+from trio_raft._rules.state import Role
+from trio_raft._server import Server
+from trio_raft._snapshot_events import SnapshotFailed, SnapshotReceiving
+from trio_raft._snapshots import Transfer
+from trio_raft.abc import SnapshotReceiver
+
+_Key = tuple[LogIndex, Term, str, int]
+
+
+class SnapshotService:
+    """The receiving side of one node."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._snapshots = server.snapshots
+        self._clock = server.environment.clock
+        self._lock = trio.Lock()
+        """Whoever holds it writes: a connection, or ``run``."""
+        self._key: _Key | None = None
+        """Of the snapshot that is being received: index, term, digest, size."""
+        self._transfer = ""
+        """Which attempt to send it counts: the one that asked last."""
+        self._receiver: SnapshotReceiver | None = None
+        self._finishing_since: float | None = None
+        self._problem = ""
+        """Why the snapshot with this key could not be finished; told once, to whoever sent it."""
+        self._complete = trio.lowlevel.ParkingLot()
+
+    # ------------------------------------------------------------------------------------ answering
+
+    async def answer(self, request: InstallSnapshot) -> InstallSnapshotReply:
+        """The reply to one message, once it has been carried out.
+
+        Raises BadRequest for what no leader sends.
+        """
+        server = self._server
+        if not server.ready or not self._snapshots.supported:
+            why = "defines no restore in its state machine" if server.ready else "may not acknowledge yet"
+            return self._reply(SnapshotStatus.REFUSED, reason=f"{server.node_id} {why}")
+        if request.term < server.state.current_term:
+            return self._reply(SnapshotStatus.REFUSED, reason="the sender's term is over")
+        server.accept_leader(request.term, request.leader)
+        if install_snapshot.accept(server.state, request) is Verdict.ALREADY:
+            return await self._already(request)
+        key = (request.last_included_index, request.last_included_term, request.digest, request.total)
+        if not request.data:
+            self._transfer = request.transfer
+            if self._problem and key == self._key:
+                return self._refuse_once()
+        if self._finishing_since is not None:
+            return self._finishing(key)
+        async with self._lock:
+            return await self._take(request, key)
+
+    async def _already(self, request: InstallSnapshot) -> InstallSnapshotReply:
+        """Acknowledge what this server holds anyway (N2); it vouches for it, so the disk must have it (S1)."""
+        server, journal = self._server, self._server.journal
+        behind = journal.durable_index < request.last_included_index
+        position = journal.position if behind else self._snapshots.marker_position
+        await journal.wait_durable(max(position, server.vote_position))
+        return self._reply(SnapshotStatus.INSTALLED, offset=request.total)
+
+    async def _take(self, request: InstallSnapshot, key: _Key) -> InstallSnapshotReply:
+        """Ask everything again, now that it is this message's turn; then write its data, if they are due."""
+        server, term = self._server, request.term
+        if server.state.current_term != term or self._finishing_since is not None:
+            return self._reply(SnapshotStatus.WANTED, offset=self._offset(key))
+        if request.transfer != self._transfer:
+            return self._reply(SnapshotStatus.REFUSED, reason="another transfer has begun since")
+        if key != self._key:
+            if request.data:
+                return self._reply(SnapshotStatus.WANTED)
+            await self._begin(request, key)
+        receiver = self._receiver
+        if receiver is None:
+            return self._reply(SnapshotStatus.REFUSED, reason=self._problem)
+        if request.data and request.offset == receiver.received:
+            if not await self._write(receiver, request.data):
+                return self._reply(SnapshotStatus.REFUSED, reason=self._problem)
+            self._report(request)
+        if receiver.received == request.total:
+            self._finishing_since = self._clock.now()
+            self._complete.unpark_all()
+            return self._finishing(key)
+        return self._reply(SnapshotStatus.WANTED, offset=receiver.received)
+
+    def _reply(self, status: SnapshotStatus, *, offset: int = 0, reason: str = "") -> InstallSnapshotReply:
+        return InstallSnapshotReply(self._server.state.current_term, status, offset, reason)
+
+    def _offset(self, key: _Key) -> int:
+        return self._receiver.received if self._receiver is not None and key == self._key else 0
+
+    def _finishing(self, key: _Key) -> InstallSnapshotReply:
+        """It is being made durable: that counts as a sign of life, but not for longer than a disk may take (R14)."""
+        since, patience = self._finishing_since, self._server.config.timeouts.replication_stall_timeout
+        if key != self._key:
+            return self._reply(SnapshotStatus.REFUSED, reason="another snapshot is being installed")
+        if since is not None and self._clock.now() - since >= patience:
+            return self._reply(SnapshotStatus.REFUSED, reason="making the snapshot durable takes too long")
+        return self._reply(SnapshotStatus.FINISHING, offset=key[-1])
+
+    def _refuse_once(self) -> InstallSnapshotReply:
+        problem, self._problem, self._key = self._problem, "", None
+        return self._reply(SnapshotStatus.REFUSED, reason=problem)
+
+    # ------------------------------------------------------------------------------------ writing
+
+    async def _begin(self, request: InstallSnapshot, key: _Key) -> None:
+        """Another snapshot than the one before: what had arrived of that goes."""
+        await self._drop_receiver()
+        self._key, self._problem = key, ""
+        self._snapshots.receiving = Transfer(
+            request.last_included_index, total=request.total, done=0, began=self._clock.now()
+        )
+        run_blocking = self._server.environment.run_blocking
+        try:
+            self._receiver = await run_blocking(
+                Lane.SNAPSHOT, partial(self._snapshots.store.receive, size=request.total, digest=request.digest)
+            )
+        except (RaftError, OSError) as error:
+            self._fail(error)
+        self._publish(request)
+
+    async def _write(self, receiver: SnapshotReceiver, data: bytes) -> bool:
+        try:
+            await self._server.environment.run_blocking(Lane.SNAPSHOT, receiver.write, data)
+        except (RaftError, OSError) as error:
+            await self._drop_receiver()
+            self._fail(error)
+            return False
+        except BaseException:
+            # Cancelled in the middle of a write: what is there cannot be told, so it is given up.
+            self._receiver, self._key = None, None
+            raise
+        return True
+
+    async def _drop_receiver(self) -> None:
+        receiver, self._receiver = self._receiver, None
+        self._snapshots.receiving = None
+        if receiver is not None:
+            await self._server.environment.run_blocking(Lane.SNAPSHOT, receiver.abort)
+
+    def _fail(self, error: BaseException) -> None:
+        self._problem = "; ".join(error_text(leaf) for leaf in leaves(error))
+        self._snapshots.receiving = None
+        self._server.events.publish(SnapshotFailed(self._problem))
+
+    def _report(self, request: InstallSnapshot) -> None:
+        transfer = self._snapshots.receiving
+        if transfer is not None and self._receiver is not None:
+            transfer.done = self._receiver.received
+            if transfer.report_due(self._clock.now()) or transfer.done == transfer.total:
+                self._publish(request)
+
+    def _publish(self, request: InstallSnapshot) -> None:
+        transfer, now = self._snapshots.receiving, self._clock.now()
+        if transfer is not None:
+            rate, left = transfer.bytes_per_second(now), transfer.seconds_left(now)
+            self._server.events.publish(
+                SnapshotReceiving(request.leader, transfer.index, transfer.done, transfer.total, rate, left)
+            )
+
+    # ------------------------------------------------------------------------------------ installing
+
+    async def run(self) -> None:
+        """Finish and install what has arrived whole, for ever.
+
+        Raises AssertionError if a snapshot contradicts what is committed here: State Machine Safety is broken.
+        """
+        while True:
+            while self._finishing_since is None:
+                await self._complete.park()
+            async with self._lock:
+                await self._finish()
+
+    async def _finish(self) -> None:
+        receiver, server = self._receiver, self._server
+        if receiver is None:
+            raise AssertionError("a snapshot is complete that nobody received")
+        try:
+            stored = await server.environment.run_blocking(Lane.SNAPSHOT, receiver.finish)
+        except (RaftError, OSError) as error:
+            await self._drop_receiver()
+            self._fail(error)
+        else:
+            # It is the state of a majority, whoever leads by now; but a candidate's log must not change under it.
+            while server.state.role is not Role.FOLLOWER:
+                await server.change_lot.park()
+            self._snapshots.install(stored)
+            self._receiver, self._key, self._snapshots.receiving = None, None, None
+            await server.environment.run_blocking(
+                Lane.SNAPSHOT, self._snapshots.store.retain, self._snapshots.settings.keep
+            )
+        finally:
+            self._finishing_since = None

@@ -1,0 +1,255 @@
+"""Sending a snapshot to a follower that needs what the log no longer holds (paper section 7).
+
+The replicate task falls back to this when the log begins above what the follower needs next (R9), and goes on from the
+log afterwards.  A transfer has a connection of its own, so that no heartbeat and no other follower ever waits behind
+it (W4), and several followers may be served at once.  It begins with a question, to which the answer is an offset:
+a receiver that has part of these very bytes is sent the rest.  Several pieces are on their way at a time; each answer
+says how far the receiver is, and must come in time (``request_timeout``), so a transfer lasts as long as it makes
+progress, and no longer.  When all was sent, questions ask until it is installed.
+
+House rules: those of ``_replication.py``; and the snapshot's own file, if it is damaged, is this node's trouble, not
+the follower's.
+"""
+
+import zlib
+from collections import deque
+from pathlib import Path
+
+import attrs
+
+from trio_raft._environment import Lane
+from trio_raft._errors import ProtocolError, SnapshotCorrupt, StorageError
+from trio_raft._follower import Follower
+from trio_raft._messages import InstallSnapshot, InstallSnapshotReply, Message, Purpose, SnapshotStatus
+from trio_raft._peers import dial_peer
+from trio_raft._records import Term
+from trio_raft._rules import install_snapshot
+from trio_raft._server import Server
+from trio_raft._snapshot_events import SnapshotSending
+from trio_raft._snapshots import Transfer
+from trio_raft._transport import Channel, ChannelBroken, unanswered
+from trio_raft.abc import SnapshotReader, SnapshotStore, StoredSnapshot
+
+PIECES_IN_FLIGHT = 4
+"""Pieces that are sent and not answered yet."""
+
+
+async def send_snapshot(server: Server, follower: Follower) -> None:
+    """Bring a follower up by the newest snapshot; returns once it is installed, or the leadership is over.
+
+    Raises ChannelBroken, HandshakeRefused, ProtocolError and BadReply, after which the caller may try again and goes
+    on where this ended; StorageError and SnapshotCorrupt, if this node's own snapshot cannot be read.
+    """
+    snapshot, reader = await _open(server, follower)
+    try:
+        server.snapshots.pin(follower.id, snapshot.point.index)
+        follower.progress.become_snapshot(snapshot.point.index)
+        channel = await dial_peer(server, follower.id, Purpose.SNAPSHOT)
+        try:
+            await _Sending(server, follower, snapshot).run(channel, reader)
+        finally:
+            await channel.drop()
+    finally:
+        server.snapshots.sending.pop(follower.id, None)
+        follower.progress.become_probe()
+        reader.close()
+
+
+async def _open(server: Server, follower: Follower) -> tuple[StoredSnapshot, SnapshotReader]:
+    """The snapshot that was last offered, while there is something to go on with; else the newest."""
+    read, run_blocking = server.snapshots.store.read, server.environment.run_blocking
+    offered = follower.offered_snapshot
+    if offered is not None and offered.point.index >= server.state.log.base_index:
+        try:
+            return offered, await run_blocking(Lane.TRANSFER, read, offered)
+        except StorageError:
+            # It made room for newer ones.
+            pass
+    newest = server.snapshots.newest
+    if newest is None:
+        raise AssertionError(f"the log begins at {server.state.log.first_index}, but there is no snapshot")
+    follower.offered_snapshot = newest
+    return newest, await run_blocking(Lane.TRANSFER, read, newest)
+
+
+@attrs.frozen
+class _InFlight:
+    request_id: int
+    end: int
+    """Behind its last byte."""
+    sent_at: float
+
+
+class _Sending:
+    """One transfer."""
+
+    def __init__(self, server: Server, follower: Follower, snapshot: StoredSnapshot) -> None:
+        self._server = server
+        self._clock = server.environment.clock
+        self._timeouts = server.config.timeouts
+        self._term: Term = server.state.current_term
+        self._follower = follower
+        self._snapshot = snapshot
+        self._id = f"{server.environment.random.getrandbits(64):016x}"
+        self._in_flight: deque[_InFlight] = deque()
+        self._offset = 0
+        """Where the next piece begins."""
+        self._not_before = 0.0
+        """When the next piece may leave, at the rate that is allowed."""
+
+    async def run(self, channel: Channel, reader: SnapshotReader) -> None:
+        """Ask, send, ask until it is installed."""
+        reply = await self._ask(channel)
+        if reply is None or reply.status is SnapshotStatus.INSTALLED:
+            return
+        if reply.status is SnapshotStatus.WANTED:
+            self._offset = reply.offset
+            self._transfer(done=reply.offset)
+            if not await self._send_all(channel, reader):
+                return
+        while (reply := await self._ask(channel)) is not None and reply.status is not SnapshotStatus.INSTALLED:
+            if reply.status is SnapshotStatus.WANTED:
+                raise ChannelBroken(self._follower.id, f"lost the snapshot's bytes from {reply.offset} on")
+            await self._clock.sleep(self._timeouts.heartbeat_interval)
+        self._publish()
+
+    # ------------------------------------------------------------------------------------ sending
+
+    async def _send_all(self, channel: Channel, reader: SnapshotReader) -> bool:
+        """Everything from the offset on; False once the leadership is over."""
+        total = self._snapshot.size
+        self._publish()
+        while self._offset < total or self._in_flight:
+            if self._offset < total and len(self._in_flight) < PIECES_IN_FLIGHT:
+                await self._send_piece(channel, reader)
+            elif not await self._receive(channel):
+                return False
+            if not self._server.leads(self._term):
+                return False
+        return True
+
+    async def _send_piece(self, channel: Channel, reader: SnapshotReader) -> None:
+        settings = self._server.snapshots.settings
+        size = min(settings.chunk_bytes, channel.max_frame_body, self._snapshot.size - self._offset)
+        data, checksum = await self._server.environment.run_blocking(
+            Lane.TRANSFER, _read_piece, reader, self._offset, size
+        )
+        if len(data) != size:
+            raise SnapshotCorrupt(Path(self._snapshot.name), offset=self._offset + len(data), problem="the file ends")
+        if settings.bytes_per_second:
+            now = self._clock.now()
+            if self._not_before > now:
+                await self._clock.sleep_until(self._not_before)
+            self._not_before = max(now, self._not_before) + len(data) / settings.bytes_per_second
+        if not self._server.leads(self._term):
+            return
+        request = self._request(self._offset, data, checksum)
+        self._offset += len(data)
+        request_id = channel.next_request_id()
+        self._in_flight.append(_InFlight(request_id, self._offset, self._clock.now()))
+        await channel.send(request, request_id=request_id)
+
+    async def _receive(self, channel: Channel) -> bool:
+        """The answer to the oldest piece in flight; False once the leadership is over."""
+        with self._clock.move_on_after(self._timeouts.request_timeout) as scope:
+            frame = await channel.receive()
+        if scope.cancelled_caught:
+            raise unanswered(channel.peer, self._timeouts.request_timeout)
+        sent = self._in_flight.popleft()
+        if frame.request_id != sent.request_id:
+            raise ProtocolError(channel.peer, f"answered piece {frame.request_id} instead of {sent.request_id}")
+        reply = await self._digest(frame.message, sent.sent_at)
+        if reply is None:
+            return False
+        if reply.status is SnapshotStatus.WANTED and reply.offset != sent.end:
+            raise ChannelBroken(self._follower.id, f"wants the snapshot from byte {reply.offset}, not from {sent.end}")
+        transfer = self._server.snapshots.sending.get(self._follower.id)
+        if transfer is not None:
+            transfer.done = sent.end
+            if transfer.report_due(self._clock.now()):
+                self._publish()
+        return True
+
+    # ------------------------------------------------------------------------------------ asking
+
+    async def _ask(self, channel: Channel) -> InstallSnapshotReply | None:
+        """How far is it?  None once the leadership is over."""
+        if not self._server.leads(self._term):
+            return None
+        sent_at = self._clock.now()
+        message = await channel.request_within(self._timeouts.request_timeout, self._request(0, b"", 0))
+        return await self._digest(message, sent_at)
+
+    def _request(self, offset: int, data: bytes, checksum: int) -> InstallSnapshot:
+        snapshot = self._snapshot
+        return InstallSnapshot(
+            term=self._term,
+            leader=self._server.node_id,
+            transfer=self._id,
+            last_included_index=snapshot.point.index,
+            last_included_term=snapshot.point.term,
+            digest=snapshot.digest,
+            total=snapshot.size,
+            offset=offset,
+            checksum=checksum,
+            data=data,
+        )
+
+    async def _digest(self, message: Message, sent_at: float) -> InstallSnapshotReply | None:
+        """Learn from an answer; None if it ended the leadership, or came after its end."""
+        server, follower = self._server, self._follower
+        if not isinstance(message, InstallSnapshotReply):
+            raise ProtocolError(follower.id, f"answered an InstallSnapshot with {type(message).__name__}")
+        if not server.leads(self._term):
+            return None
+        if message.term > self._term:
+            server.adopt_term(message.term, follower.id)
+            return None
+        if message.status is SnapshotStatus.REFUSED:
+            if self._offset == self._snapshot.size:
+                await self._examine_own_file()
+            raise ChannelBroken(follower.id, f"refused the snapshot: {message.reason}")
+        index, total = self._snapshot.point.index, self._snapshot.size
+        install_snapshot.digest(server.state, follower.progress, index=index, total=total, reply=message)
+        follower.progress.last_append_contact = max(follower.progress.last_append_contact, sent_at)
+        if message.status is SnapshotStatus.INSTALLED and follower.progress.counts_for_quorum:
+            server.matches[follower.id] = follower.progress.match_index
+            server.advance_commit()
+        return message
+
+    async def _examine_own_file(self) -> None:
+        """Was it refused because it is damaged here?  Raises SnapshotCorrupt if so: this node cannot go on with it."""
+        await self._server.environment.run_blocking(
+            Lane.TRANSFER, _read_through, self._server.snapshots.store, self._snapshot
+        )
+
+    # ------------------------------------------------------------------------------------ showing
+
+    def _transfer(self, *, done: int) -> None:
+        self._server.snapshots.sending[self._follower.id] = Transfer(
+            self._snapshot.point.index, total=self._snapshot.size, done=done, began=self._clock.now()
+        )
+
+    def _publish(self) -> None:
+        transfer, now = self._server.snapshots.sending.get(self._follower.id), self._clock.now()
+        if transfer is not None:
+            rate, left = transfer.bytes_per_second(now), transfer.seconds_left(now)
+            self._server.events.publish(
+                SnapshotSending(self._follower.id, transfer.index, transfer.done, transfer.total, rate, left)
+            )
+
+
+def _read_piece(reader: SnapshotReader, offset: int, size: int) -> tuple[bytes, int]:
+    """In a thread: the bytes and their CRC-32."""
+    data = reader.read(offset, size)
+    return data, zlib.crc32(data)
+
+
+def _read_through(store: SnapshotStore, snapshot: StoredSnapshot) -> None:
+    """In a thread: raise SnapshotCorrupt if the stored file is damaged."""
+    reader = store.read(snapshot)
+    try:
+        for _ in reader.state():
+            pass
+    finally:
+        reader.close()
