@@ -79,7 +79,8 @@ class Image:
                 case SaveSnapshot(point, keep):
                     image = image.above(point.index) if keep else attrs.evolve(image, base=point, entries=())
                 case Compact():
-                    """When it takes effect, and how far, is the store's affair."""
+                    # When it takes effect, and how far, is the store's affair.
+                    pass
         return image
 
 
