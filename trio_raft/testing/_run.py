@@ -172,6 +172,7 @@ def _failed(job: Job, violation: str, real_seconds: float) -> Done:
         seed=job.seed,
         ok=False,
         violation=violation,
+        judged=False,
         trace_hash="",
         virtual_seconds=0.0,
         counts=counts,

@@ -42,6 +42,11 @@ class Summary:
             self.failed.append(report)
 
     @property
+    def passed(self) -> bool:
+        """Every seed that was run passed; and at least one was, and none was left out."""
+        return bool(self.seeds) and not self.failed and not self.interrupted
+
+    @property
     def speed(self) -> float:
         """Virtual seconds in each real second, on one core."""
         return self.virtual_seconds / self.busy_seconds if self.busy_seconds else 0.0
@@ -73,7 +78,7 @@ class Summary:
             lines.append(f"faults that never struck: {', '.join(missing)}")
         for report in self.failed:
             lines += ["", failure_text(report, self.wishes)]
-        state = "INTERRUPTED" if self.interrupted else "FAILED" if self.failed else "passed"
+        state = "passed" if self.passed else "INTERRUPTED" if self.interrupted else "FAILED"
         lines.append(f"\n{state}: {len(self.failed)} of {self.seeds} seeds failed")
         return "\n".join(lines)
 
@@ -90,7 +95,7 @@ class Summary:
             "real_seconds": real_seconds,
             "processes": self.processes,
             "virtual_seconds_per_core_second": self.speed,
-            "passed": not self.failed and not self.interrupted,
+            "passed": self.passed,
             "interrupted": self.interrupted,
             "counts": dict(sorted(self.counts.items())),
             "faults_that_never_struck": self.missing(),
