@@ -73,7 +73,13 @@ class Applier(Generic[CommandT, ResultT]):
         if snapshot is None:
             raise RaftInternalError(f"the state is to be restored up to {server.snapshots.restore_index} from nothing")
         run_blocking, began = server.environment.run_blocking, server.environment.clock.now()
-        await run_blocking(Lane.RESTORE, restore_machine, self._machine, server.snapshots.store, snapshot)
+        try:
+            await run_blocking(Lane.RESTORE, restore_machine, self._machine, server.snapshots.store, snapshot)
+        except StorageError:
+            if snapshot is server.snapshots.newest:
+                raise
+            # It made room for the one that was installed meanwhile.
+            return
         server.note_restored(snapshot.point.index)
         server.events.publish(StateRestored(snapshot.point.index, server.environment.clock.now() - began))
 

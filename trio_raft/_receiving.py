@@ -27,6 +27,7 @@ from trio_raft._rules.state import Role
 from trio_raft._server import Server
 from trio_raft._snapshot_events import SnapshotFailed, SnapshotReceiving
 from trio_raft._snapshots import Transfer
+from trio_raft._taking import remove_old
 from trio_raft.abc import SnapshotReceiver
 
 _Key = tuple[LogIndex, Term, str, int]
@@ -213,8 +214,6 @@ class SnapshotService:
                 await server.change_lot.park()
             self._snapshots.install(stored)
             self._receiver, self._key, self._snapshots.receiving = None, None, None
-            await server.environment.run_blocking(
-                Lane.SNAPSHOT, self._snapshots.store.retain, self._snapshots.settings.keep
-            )
+            await remove_old(server)
         finally:
             self._finishing_since = None

@@ -28,7 +28,7 @@ from trio_raft._server import Server
 from trio_raft._snapshot_events import SnapshotSending
 from trio_raft._snapshots import Transfer
 from trio_raft._transport import Channel, ChannelBroken, unanswered
-from trio_raft.abc import SnapshotReader, SnapshotStore, StoredSnapshot
+from trio_raft.abc import SnapshotReader, StoredSnapshot
 
 PIECES_IN_FLIGHT = 4
 """Pieces that are sent and not answered yet."""
@@ -42,11 +42,10 @@ async def send_snapshot(server: Server, follower: Follower) -> None:
     """
     snapshot, reader = await _open(server, follower)
     try:
-        server.snapshots.pin(follower.id, snapshot.point.index)
         follower.progress.become_snapshot(snapshot.point.index)
         channel = await dial_peer(server, follower.id, Purpose.SNAPSHOT)
         try:
-            await _Sending(server, follower, snapshot).run(channel, reader)
+            await _Sending(server, follower, snapshot, reader).run(channel)
         finally:
             await channel.drop()
     finally:
@@ -57,19 +56,23 @@ async def send_snapshot(server: Server, follower: Follower) -> None:
 
 async def _open(server: Server, follower: Follower) -> tuple[StoredSnapshot, SnapshotReader]:
     """The snapshot that was last offered, while there is something to go on with; else the newest."""
-    read, run_blocking = server.snapshots.store.read, server.environment.run_blocking
-    offered = follower.offered_snapshot
-    if offered is not None and offered.point.index >= server.state.log.base_index:
+    snapshots, snapshot = server.snapshots, follower.offered_snapshot
+    if snapshot is None or snapshot.point.index < server.state.log.base_index:
+        snapshot = snapshots.newest
+    while snapshot is not None:
+        # In the step in which it was chosen: the log could be cut behind it while the file is being opened.
+        snapshots.pin(follower.id, snapshot.point.index)
         try:
-            return offered, await run_blocking(Lane.TRANSFER, read, offered)
+            reader = await server.environment.run_blocking(Lane.TRANSFER, snapshots.store.read, snapshot)
         except StorageError:
+            if snapshot is snapshots.newest:
+                raise
             # It made room for newer ones.
-            pass
-    newest = server.snapshots.newest
-    if newest is None:
-        raise AssertionError(f"the log begins at {server.state.log.first_index}, but there is no snapshot")
-    follower.offered_snapshot = newest
-    return newest, await run_blocking(Lane.TRANSFER, read, newest)
+            snapshot = snapshots.newest
+        else:
+            follower.offered_snapshot = snapshot
+            return snapshot, reader
+    raise AssertionError(f"the log begins at {server.state.log.first_index}, but there is no snapshot")
 
 
 @attrs.frozen
@@ -83,13 +86,14 @@ class _InFlight:
 class _Sending:
     """One transfer."""
 
-    def __init__(self, server: Server, follower: Follower, snapshot: StoredSnapshot) -> None:
+    def __init__(self, server: Server, follower: Follower, snapshot: StoredSnapshot, reader: SnapshotReader) -> None:
         self._server = server
         self._clock = server.environment.clock
         self._timeouts = server.config.timeouts
         self._term: Term = server.state.current_term
         self._follower = follower
         self._snapshot = snapshot
+        self._reader = reader
         self._id = f"{server.environment.random.getrandbits(64):016x}"
         self._in_flight: deque[_InFlight] = deque()
         self._offset = 0
@@ -97,7 +101,7 @@ class _Sending:
         self._not_before = 0.0
         """When the next piece may leave, at the rate that is allowed."""
 
-    async def run(self, channel: Channel, reader: SnapshotReader) -> None:
+    async def run(self, channel: Channel) -> None:
         """Ask, send, ask until it is installed."""
         reply = await self._ask(channel)
         if reply is None or reply.status is SnapshotStatus.INSTALLED:
@@ -105,7 +109,7 @@ class _Sending:
         if reply.status is SnapshotStatus.WANTED:
             self._offset = reply.offset
             self._transfer(done=reply.offset)
-            if not await self._send_all(channel, reader):
+            if not await self._send_all(channel):
                 return
         while (reply := await self._ask(channel)) is not None and reply.status is not SnapshotStatus.INSTALLED:
             if reply.status is SnapshotStatus.WANTED:
@@ -115,24 +119,24 @@ class _Sending:
 
     # ------------------------------------------------------------------------------------ sending
 
-    async def _send_all(self, channel: Channel, reader: SnapshotReader) -> bool:
+    async def _send_all(self, channel: Channel) -> bool:
         """Everything from the offset on; False once the leadership is over."""
         total = self._snapshot.size
         self._publish()
         while self._offset < total or self._in_flight:
             if self._offset < total and len(self._in_flight) < PIECES_IN_FLIGHT:
-                await self._send_piece(channel, reader)
+                await self._send_piece(channel)
             elif not await self._receive(channel):
                 return False
             if not self._server.leads(self._term):
                 return False
         return True
 
-    async def _send_piece(self, channel: Channel, reader: SnapshotReader) -> None:
+    async def _send_piece(self, channel: Channel) -> None:
         settings = self._server.snapshots.settings
         size = min(settings.chunk_bytes, channel.max_frame_body, self._snapshot.size - self._offset)
         data, checksum = await self._server.environment.run_blocking(
-            Lane.TRANSFER, _read_piece, reader, self._offset, size
+            Lane.TRANSFER, _read_piece, self._reader, self._offset, size
         )
         if len(data) != size:
             raise SnapshotCorrupt(Path(self._snapshot.name), offset=self._offset + len(data), problem="the file ends")
@@ -218,10 +222,11 @@ class _Sending:
         return message
 
     async def _examine_own_file(self) -> None:
-        """Was it refused because it is damaged here?  Raises SnapshotCorrupt if so: this node cannot go on with it."""
-        await self._server.environment.run_blocking(
-            Lane.TRANSFER, _read_through, self._server.snapshots.store, self._snapshot
-        )
+        """Was it refused because it is damaged here?  Raises SnapshotCorrupt if so: this node cannot go on with it.
+
+        By the open file: it may have made room for newer ones since, and be gone from the store.
+        """
+        await self._server.environment.run_blocking(Lane.TRANSFER, _read_through, self._reader)
 
     # ------------------------------------------------------------------------------------ showing
 
@@ -245,11 +250,7 @@ def _read_piece(reader: SnapshotReader, offset: int, size: int) -> tuple[bytes, 
     return data, zlib.crc32(data)
 
 
-def _read_through(store: SnapshotStore, snapshot: StoredSnapshot) -> None:
+def _read_through(reader: SnapshotReader) -> None:
     """In a thread: raise SnapshotCorrupt if the stored file is damaged."""
-    reader = store.read(snapshot)
-    try:
-        for _ in reader.state():
-            pass
-    finally:
-        reader.close()
+    for _ in reader.state():
+        pass

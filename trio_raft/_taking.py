@@ -18,7 +18,7 @@ import attrs
 import trio
 
 from trio_raft._environment import Lane
-from trio_raft._errors import SnapshotUnavailable, error_text, leaves
+from trio_raft._errors import RaftError, SnapshotUnavailable, error_text, leaves
 from trio_raft._events import LoopBlocked
 from trio_raft._server import Server
 from trio_raft._snapshot_events import SnapshotFailed
@@ -163,7 +163,7 @@ class Snapshotter:
             snapshots.bytes_since += size
             raise
         snapshots.note_taken(stored, self._clock.now() - began)
-        await server.environment.run_blocking(Lane.SNAPSHOT, snapshots.store.retain, snapshots.settings.keep)
+        await remove_old(server)
         return stored
 
     def _meta(self) -> SnapshotMeta:
@@ -206,6 +206,15 @@ class Snapshotter:
                 scope.shield = True
                 await run_blocking(Lane.SNAPSHOT, writer.abort)
             raise
+
+
+async def remove_old(server: Server) -> None:
+    """Keep as many snapshots as the settings say.  If the disk refuses, there are more of them: no harm is done."""
+    snapshots = server.snapshots
+    try:
+        await server.environment.run_blocking(Lane.SNAPSHOT, snapshots.store.retain, snapshots.settings.keep)
+    except (RaftError, OSError) as error:
+        server.events.publish(SnapshotFailed(f"old ones stay: {error_text(error)}"))
 
 
 def _write_some(writer: SnapshotWriter, pieces: Iterator[bytes]) -> bool:
