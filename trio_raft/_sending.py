@@ -27,7 +27,7 @@ from trio_raft._rules import install_snapshot
 from trio_raft._server import Server
 from trio_raft._snapshot_events import SnapshotSending
 from trio_raft._snapshots import Transfer
-from trio_raft._transport import Channel, ChannelBroken, unanswered
+from trio_raft._transport import Channel, ChannelBroken
 from trio_raft.abc import SnapshotReader, StoredSnapshot
 
 PIECES_IN_FLIGHT = 4
@@ -155,10 +155,7 @@ class _Sending:
 
     async def _receive(self, channel: Channel) -> bool:
         """The answer to the oldest piece in flight; False once the leadership is over."""
-        with self._clock.move_on_after(self._timeouts.request_timeout) as scope:
-            frame = await channel.receive()
-        if scope.cancelled_caught:
-            raise unanswered(channel.peer, self._timeouts.request_timeout)
+        frame = await channel.receive_within(self._timeouts.request_timeout)
         sent = self._in_flight.popleft()
         if frame.request_id != sent.request_id:
             raise ProtocolError(channel.peer, f"answered piece {frame.request_id} instead of {sent.request_id}")
