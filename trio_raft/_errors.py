@@ -97,6 +97,7 @@ class StorageError(RaftError):
         )
         self.path = path
         self.operation = operation
+        self.problem = problem
 
 
 class StorageFull(RaftError):
