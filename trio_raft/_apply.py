@@ -72,13 +72,13 @@ class Applier(Generic[CommandT, ResultT]):
         server, snapshot = self._server, self._server.snapshots.newest
         if snapshot is None:
             raise RaftInternalError(f"the state is to be restored up to {server.snapshots.restore_index} from nothing")
-        run_blocking, began = server.environment.run_blocking, server.environment.clock.now()
+        work, began = server.snapshots.work, server.environment.clock.now()
         try:
-            await run_blocking(Lane.RESTORE, restore_machine, self._machine, server.snapshots.store, snapshot)
-        except StorageError:
-            if snapshot is server.snapshots.newest:
+            await work.run(Lane.RESTORE, restore_machine, self._machine, work.store, snapshot)
+        except (StorageError, SnapshotCorrupt):
+            # One that made room for a newer one need not be read any more.
+            if server.snapshots.newest is snapshot:
                 raise
-            # It made room for the one that was installed meanwhile.
             return
         server.note_restored(snapshot.point.index)
         server.events.publish(StateRestored(snapshot.point.index, server.environment.clock.now() - began))
