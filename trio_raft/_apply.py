@@ -9,7 +9,7 @@ done nothing else touches the machine, so this one task owns all that changes it
 """
 
 import inspect
-from typing import Any, Generic, TypeVar, get_args, get_origin
+from typing import Any, Generic, TypeVar, cast, get_args, get_origin
 
 import trio
 
@@ -72,13 +72,13 @@ class Applier(Generic[CommandT, ResultT]):
         server, snapshot = self._server, self._server.snapshots.newest
         if snapshot is None:
             raise RaftInternalError(f"the state is to be restored up to {server.snapshots.restore_index} from nothing")
-        run_blocking, began = server.environment.run_blocking, server.environment.clock.now()
+        work, began = server.snapshots.work, server.environment.clock.now()
         try:
-            await run_blocking(Lane.RESTORE, restore_machine, self._machine, server.snapshots.store, snapshot)
-        except StorageError:
-            if snapshot is server.snapshots.newest:
+            await work.run(Lane.RESTORE, restore_machine, self._machine, work.store, snapshot)
+        except (StorageError, SnapshotCorrupt):
+            # One that made room for a newer one need not be read any more.
+            if server.snapshots.newest is snapshot:
                 raise
-            # It made room for the one that was installed meanwhile.
             return
         server.note_restored(snapshot.point.index)
         server.events.publish(StateRestored(snapshot.point.index, server.environment.clock.now() - began))
@@ -173,8 +173,8 @@ def restore_machine(machine: StateMachine[Any, Any], store: SnapshotStore, snaps
 
 def defines_snapshots(machine: StateMachine[Any, Any]) -> bool:
     """Can its state be captured and restored?  Raises ConfigurationError if it defines one half of that."""
-    cls = type(machine)
-    halves = (cls.snapshot is not StateMachine.snapshot, cls.restore is not StateMachine.restore)
+    cls, base = type(machine), cast("type[StateMachine[Any, Any]]", StateMachine)
+    halves = (cls.snapshot is not base.snapshot, cls.restore is not base.restore)
     if any(halves) and not all(halves):
         has, lacks = ("snapshot", "restore") if halves[0] else ("restore", "snapshot")
         raise ConfigurationError(

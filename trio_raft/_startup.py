@@ -27,6 +27,7 @@ from trio_raft._rules.log import Log
 from trio_raft._rules.state import State
 from trio_raft._server import Server
 from trio_raft._snapshot_events import SnapshotIgnored
+from trio_raft._snapshot_work import SnapshotWork
 from trio_raft._snapshots import ServerSnapshots, configuration_of
 from trio_raft.abc import (
     LogStore,
@@ -77,9 +78,10 @@ async def recover(
     identity = StoreIdentity(config.cluster_id, config.node_id, Incarnation(_draw_id(environment)))
     run_blocking = environment.run_blocking
     found = await run_blocking(Lane.SNAPSHOT, stores.snapshots.open, identity)
+    _check_restore(config, machine, found.newest)
     recovered = await _open_log(config, stores, identity, found, environment)
+    _check_applied(config, machine, recovered)
     await run_blocking(Lane.SNAPSHOT, stores.snapshots.tidy)
-    _check_machine(config, machine, found.newest, recovered)
     clock = environment.clock
     events = EventHub(
         config.node_id,
@@ -102,6 +104,9 @@ async def recover(
     )
     if recovered.superseded:
         journal.save_snapshot(recovered.base, keep=False)
+    elif recovered.base.index:
+        # A crash may have come between a cut and the removal of its files.
+        journal.compact(recovered.base.index)
     bootstrap = _recovered_bootstrap(config, recovered)
     first_start = FirstStart(bootstrap, journal=journal, events=events)
     handshake = Handshake(
@@ -130,7 +135,7 @@ async def recover(
         handshake=handshake,
         events=events,
         snapshots=ServerSnapshots(
-            stores.snapshots,
+            SnapshotWork(stores.snapshots, run_blocking),
             config.snapshots,
             state,
             newest=found.newest,
@@ -159,14 +164,16 @@ async def _open_log(
     return recovered
 
 
-def _check_machine(
-    config: Config, machine: MachineAbilities, snapshot: StoredSnapshot | None, recovered: Recovered
-) -> None:
-    """A state that cannot be reached from here is no state to start with (S8)."""
+def _check_restore(config: Config, machine: MachineAbilities, snapshot: StoredSnapshot | None) -> None:
+    """Without ``restore`` the state that only a snapshot holds cannot be reached."""
     if snapshot is not None and not machine.snapshots:
         raise ConfigurationError(
             "data_directory", f"{config.data_directory} holds a snapshot, but the state machine defines no restore"
         )
+
+
+def _check_applied(config: Config, machine: MachineAbilities, recovered: Recovered) -> None:
+    """A state that cannot be reached from here is no state to start with (S8)."""
     applied = machine.applied_index or LogIndex(0)
     if applied > recovered.last_index:
         raise ConfigurationError(

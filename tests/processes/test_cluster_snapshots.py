@@ -58,7 +58,7 @@ async def test_script_snapshot_after_every_entry() -> None:
 
 
 async def test_script_restart_from_own_snapshot() -> None:
-    """A node that was only killed restarts from its own snapshot: it applies what came after, and is sent none."""
+    """A node that was killed restarts from its own snapshot, applies once what came after, and is sent none (S8)."""
     script = "write 50; snapshot; write 5; kill leader; restart; write 5; verify"
     ended = await run_program(CLUSTER, QUICK, "--snapshot-threshold=0", "--json", "--script", script)
     found = ended.last_json
@@ -95,7 +95,7 @@ def test_option_wrong_number(
 
 
 def test_state_survives_pieces_cut_anywhere(demo: Any) -> None:
-    """What is restored is the state of the moment of the capture, wherever its bytes are cut on their way (S8)."""
+    """What is restored is the state of the moment of the capture, wherever its bytes are cut on their way."""
     module = demo("machine")
     machine, count = module.KeyValue(), 2 * module.KEYS_AT_A_TIME + 1
     for index in range(1, count + 1):

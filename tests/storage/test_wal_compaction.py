@@ -598,6 +598,8 @@ class Run:
                 data = bytes([count]) * min(size, 3000 // count)
                 new_entries = [entry(first + n, term, data) for n in range(count - 1)]
                 self.save([append(*new_entries, entry(first + count - 1, term, data, last))])
+            case _:
+                pass  # A cut for which there is no place.
 
     def save(self, items: list[JournalItem]) -> None:
         save(self.store, *items)
