@@ -1,6 +1,7 @@
 """The snapshots of one server, watched: what is taken, installed, restored, and what of the log is cut for it.
 
-The chain that holds at any time, but for a restore that is due: newest snapshot ≤ applied ≤ commit ≤ last.
+What holds at any time: the log begins at or below the newest snapshot, and at or below what was applied, but for a
+restore that is due; neither snapshot nor applied is above commit, nor that above the last entry.
 
 House rule: that a snapshot is there is what the disk says; that its state is the right one is what the machines say
 that were given the same commands.
@@ -125,15 +126,17 @@ class SnapshotChecks:
             )
 
     def check_chain(self) -> None:
-        """Base of the log ≤ snapshot ≤ applied ≤ commit ≤ last."""
+        """Base of the log ≤ snapshot and applied ≤ commit ≤ last."""
         watch, state, snapshots = self._watch, self._state, self._server.snapshots
         log = state.log
         newest: int = snapshots.newest.point.index if snapshots.newest else 0
-        due: int = snapshots.restore_index if snapshots.restore_due else state.last_applied
-        if not log.base_index <= newest <= due or not state.last_applied <= state.commit_index <= log.last_index:
+        reached: int = snapshots.restore_index if snapshots.restore_due else state.last_applied
+        if not log.base_index <= min(newest, reached) or not (
+            max(newest, state.last_applied) <= state.commit_index <= log.last_index
+        ):
             self._fail(
-                "Base of the log ≤ snapshot ≤ applied ≤ commit ≤ last (S7, S11)",
-                expected="indexes in this order; applied may be behind while a restore is due",
+                "The log begins below snapshot and applied; both are committed, and that is in the log (S7, S11)",
+                expected="base ≤ snapshot, applied ≤ commit ≤ last; applied may be behind while a restore is due",
                 seen=f"base {log.base_index}, snapshot {newest}, applied {state.last_applied}, to be restored up to "
                 f"{snapshots.restore_index}, commit {state.commit_index}, last {log.last_index}",
             )
