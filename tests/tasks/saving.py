@@ -200,9 +200,9 @@ class Made:
         )
 
 
-def save(store: MemorySnapshotStore, index: int, term: int, *states: bytes) -> StoredSnapshot:
+def save(store: MemorySnapshotStore, index: int, term: int, *states: bytes, version: int = 1) -> StoredSnapshot:
     """Put a snapshot into a store that is open."""
-    writer = MemorySnapshotStore.begin(store, _meta(index, term))
+    writer = MemorySnapshotStore.begin(store, _meta(index, term, version))
     for state in states:
         writer.write(state)
     return writer.finish()
@@ -222,6 +222,6 @@ def make_snapshot(index: int, term: int, *states: bytes) -> Made:
     return Made(snapshot, MemorySnapshotStore.read(store, snapshot).read(0, snapshot.size))
 
 
-def _meta(index: int, term: int) -> SnapshotMeta:
+def _meta(index: int, term: int, version: int) -> SnapshotMeta:
     configuration = SnapshotConfiguration(LogIndex(0), THREE, (), {member: incarnation(member) for member in THREE})
-    return SnapshotMeta(CLUSTER, SnapshotPoint(LogIndex(index), Term(term)), configuration, state_version=1)
+    return SnapshotMeta(CLUSTER, SnapshotPoint(LogIndex(index), Term(term)), configuration, state_version=version)
