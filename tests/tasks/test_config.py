@@ -1,6 +1,7 @@
 """Settings: every relation is checked, and every mistake in a file is named by the path of its key."""
 
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -79,7 +80,7 @@ def test_limits_are_positive(name: str) -> None:
 
 @pytest.mark.parametrize("value", [-1, float("inf"), float("nan")])
 @pytest.mark.parametrize("name", [field.name for field in attrs.fields(Snapshots)])
-def test_snapshots_are_finite_and_not_negative(name: str, value: float) -> None:
+def test_snapshots_are_finite_and_not_negative(name: str, value: Any) -> None:
     """No setting of snapshots may be negative, infinite or no number."""
     with pytest.raises(ConfigurationError) as caught:
         Snapshots(**{name: value})
