@@ -42,6 +42,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("_services",),
     ("_node", "_opening"),
     ("",),
+    ("_tools", "_tools.*", "recovery", "__main__"),
     ("testing", "testing.*"),
 )
 

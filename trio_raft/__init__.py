@@ -23,6 +23,8 @@ The map.  Pure rules decide, one journal makes decisions durable, tasks in nurse
     abc              what you may supply: StateMachine, LogStore, SnapshotStore, Transport
     _config, _events, _errors, _messages, _records, _environment
 
+Beside it, for directories that no node is open on: ``recovery``, and ``__main__`` with the commands, both over _tools/.
+
 Nothing imports upward.  Two routes to read along:
 
 (a) One command.  ``Node.propose`` (``_node``) → ``Server.submit_nowait`` (``_server``) appends it to the log in memory,
@@ -52,6 +54,7 @@ from trio_raft._errors import (
     ProtocolError,
     RaftError,
     RaftInternalError,
+    RecoveryRefused,
     Rejected,
     SnapshotCorrupt,
     SnapshotUnavailable,
@@ -147,6 +150,7 @@ __all__ = [
     "ProtocolError",
     "RaftError",
     "RaftInternalError",
+    "RecoveryRefused",
     "Rejected",
     "ReplicationRestarted",
     "RoleChanged",

@@ -9,7 +9,7 @@ done nothing else touches the machine, so this one task owns all that changes it
 """
 
 import inspect
-from typing import Any, Generic, TypeVar, get_args, get_origin
+from typing import Any, Generic, TypeVar, cast, get_args, get_origin
 
 import trio
 
@@ -173,8 +173,8 @@ def restore_machine(machine: StateMachine[Any, Any], store: SnapshotStore, snaps
 
 def defines_snapshots(machine: StateMachine[Any, Any]) -> bool:
     """Can its state be captured and restored?  Raises ConfigurationError if it defines one half of that."""
-    cls = type(machine)
-    halves = (cls.snapshot is not StateMachine.snapshot, cls.restore is not StateMachine.restore)
+    cls, base = type(machine), cast("type[StateMachine[Any, Any]]", StateMachine)
+    halves = (cls.snapshot is not base.snapshot, cls.restore is not base.restore)
     if any(halves) and not all(halves):
         has, lacks = ("snapshot", "restore") if halves[0] else ("restore", "snapshot")
         raise ConfigurationError(

@@ -27,8 +27,8 @@ from trio_raft._rules import install_snapshot
 from trio_raft._server import Server
 from trio_raft._snapshot_events import SnapshotFailed, SnapshotSending
 from trio_raft._snapshots import Transfer
-from trio_raft._transport import Channel, ChannelBroken, unanswered
-from trio_raft.abc import SnapshotReader, SnapshotStore, StoredSnapshot
+from trio_raft._transport import Channel, ChannelBroken
+from trio_raft.abc import SnapshotReader
 
 PIECES_IN_FLIGHT = 4
 """Pieces that are sent and not answered yet."""
@@ -45,11 +45,10 @@ async def send_snapshot(server: Server, follower: Follower) -> None:
     """
     offer, reader = await _open(server, follower)
     try:
-        server.snapshots.pin(follower.id, offer.snapshot.point.index)
         follower.progress.become_snapshot(offer.snapshot.point.index)
         channel = await dial_peer(server, follower.id, Purpose.SNAPSHOT)
         try:
-            await _Sending(server, follower, offer).run(channel, reader)
+            await _Sending(server, follower, offer, reader).run(channel)
         finally:
             await channel.drop()
     finally:
@@ -60,26 +59,26 @@ async def send_snapshot(server: Server, follower: Follower) -> None:
 
 async def _open(server: Server, follower: Follower) -> tuple[Offer, SnapshotReader]:
     """The snapshot that was last offered, while there is something to go on with; else the newest."""
-    read, offer = server.snapshots.work.read, follower.offer
-    if offer is not None and offer.snapshot.point.index >= server.state.log.base_index:
-        try:
-            return offer, await read(offer.snapshot)
-        except StorageError:
-            # It made room for newer ones.
-            pass
+    snapshots, offer = server.snapshots, follower.offer
+    if offer is not None and offer.snapshot.point.index < server.state.log.base_index:
+        offer = None
     while True:
-        newest = server.snapshots.newest
-        if newest is None:
-            raise AssertionError(f"the log begins at {server.state.log.first_index}, but there is no snapshot")
+        if offer is None:
+            if snapshots.newest is None:
+                raise AssertionError(f"the log begins at {server.state.log.first_index}, but there is no snapshot")
+            offer = Offer(snapshots.newest)
+        # In the step in which it was chosen: the log could be cut behind it while the file is being opened.
+        snapshots.pin(follower.id, offer.snapshot.point.index)
         try:
-            reader = await read(newest)
+            reader = await snapshots.work.read(offer.snapshot)
         except StorageError:
-            # A newer one may have taken its place while this one was looked for.
-            if server.snapshots.newest is newest:
+            if offer.snapshot is snapshots.newest:
                 raise
+            # It made room for newer ones.
+            offer = None
         else:
-            follower.offer = Offer(newest)
-            return follower.offer, reader
+            follower.offer = offer
+            return offer, reader
 
 
 @attrs.frozen
@@ -93,7 +92,7 @@ class _InFlight:
 class _Sending:
     """One transfer."""
 
-    def __init__(self, server: Server, follower: Follower, offer: Offer) -> None:
+    def __init__(self, server: Server, follower: Follower, offer: Offer, reader: SnapshotReader) -> None:
         self._server = server
         self._clock = server.environment.clock
         self._timeouts = server.config.timeouts
@@ -101,6 +100,7 @@ class _Sending:
         self._follower = follower
         self._offer = offer
         self._snapshot = offer.snapshot
+        self._reader = reader
         self._id = f"{server.environment.random.getrandbits(64):016x}"
         self._in_flight: deque[_InFlight] = deque()
         self._offset = 0
@@ -108,7 +108,7 @@ class _Sending:
         self._not_before = 0.0
         """When the next piece may leave, at the rate that is allowed."""
 
-    async def run(self, channel: Channel, reader: SnapshotReader) -> None:
+    async def run(self, channel: Channel) -> None:
         """Ask, send, ask until it is installed."""
         reply = await self._ask(channel)
         if reply is None or reply.status is SnapshotStatus.INSTALLED:
@@ -116,7 +116,7 @@ class _Sending:
         if reply.status is SnapshotStatus.WANTED:
             self._offset = reply.offset
             self._transfer(done=reply.offset)
-            if not await self._send_all(channel, reader):
+            if not await self._send_all(channel):
                 # Installed already, by what another connection brought; or the leadership is over.
                 return
         while (reply := await self._ask(channel)) is not None and reply.status is not SnapshotStatus.INSTALLED:
@@ -127,20 +127,20 @@ class _Sending:
 
     # ------------------------------------------------------------------------------------ sending
 
-    async def _send_all(self, channel: Channel, reader: SnapshotReader) -> bool:
+    async def _send_all(self, channel: Channel) -> bool:
         """Everything from the offset on; False if there is nothing more to do."""
         total = self._snapshot.size
         self._publish()
         while self._offset < total or self._in_flight:
             if self._offset < total and len(self._in_flight) < PIECES_IN_FLIGHT:
-                await self._send_piece(channel, reader)
+                await self._send_piece(channel)
             elif not await self._receive(channel):
                 return False
             if not self._server.leads(self._term):
                 return False
         return True
 
-    async def _send_piece(self, channel: Channel, reader: SnapshotReader) -> None:
+    async def _send_piece(self, channel: Channel) -> None:
         settings = self._server.snapshots.settings
         longest = settings.chunk_bytes
         if settings.bytes_per_second:
@@ -148,7 +148,7 @@ class _Sending:
             longest = min(longest, max(settings.bytes_per_second // PIECES_A_SECOND, 1))
         size = min(longest, channel.max_frame_body, self._snapshot.size - self._offset)
         work = self._server.snapshots.work
-        data, checksum = await work.run(Lane.TRANSFER, _read_piece, reader, self._offset, size)
+        data, checksum = await work.run(Lane.TRANSFER, _read_piece, self._reader, self._offset, size)
         if len(data) != size:
             raise SnapshotCorrupt(Path(self._snapshot.name), offset=self._offset + len(data), problem="the file ends")
         if settings.bytes_per_second:
@@ -166,10 +166,7 @@ class _Sending:
 
     async def _receive(self, channel: Channel) -> bool:
         """The answer to the oldest piece in flight; False if there is nothing more to do."""
-        with self._clock.move_on_after(self._timeouts.request_timeout) as scope:
-            frame = await channel.receive()
-        if scope.cancelled_caught:
-            raise unanswered(channel.peer, self._timeouts.request_timeout)
+        frame = await channel.receive_within(self._timeouts.request_timeout)
         sent = self._in_flight.popleft()
         if frame.request_id != sent.request_id:
             raise ProtocolError(channel.peer, f"answered piece {frame.request_id} instead of {sent.request_id}")
@@ -239,7 +236,7 @@ class _Sending:
             self._server.events.publish(SnapshotFailed(f"{self._follower.id} refused it: {reason}"))
         if self._offset == self._snapshot.size:
             work = self._server.snapshots.work
-            await work.run(Lane.TRANSFER, _read_through, work.store, self._snapshot)
+            await work.run(Lane.TRANSFER, _read_through, self._reader)
         raise ChannelBroken(self._follower.id, f"refused the snapshot: {reason}")
 
     # ------------------------------------------------------------------------------------ showing
@@ -264,11 +261,7 @@ def _read_piece(reader: SnapshotReader, offset: int, size: int) -> tuple[bytes, 
     return data, zlib.crc32(data)
 
 
-def _read_through(store: SnapshotStore, snapshot: StoredSnapshot) -> None:
+def _read_through(reader: SnapshotReader) -> None:
     """In a thread: raise SnapshotCorrupt if the stored file is damaged."""
-    reader = store.read(snapshot)
-    try:
-        for _ in reader.state():
-            pass
-    finally:
-        reader.close()
+    for _ in reader.state():
+        pass

@@ -104,6 +104,9 @@ async def recover(
     )
     if recovered.superseded:
         journal.save_snapshot(recovered.base, keep=False)
+    elif recovered.base.index:
+        # A crash may have come between a cut and the removal of its files.
+        journal.compact(recovered.base.index)
     bootstrap = _recovered_bootstrap(config, recovered)
     first_start = FirstStart(bootstrap, journal=journal, events=events)
     handshake = Handshake(

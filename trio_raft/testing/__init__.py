@@ -71,7 +71,8 @@ The map, for whoever mends the kit::
 
 from trio_raft.testing._client import Client
 from trio_raft.testing._cluster import Cluster
-from trio_raft.testing._conformance import LogStoreConformance, NotConforming
+from trio_raft.testing._conformance import LogStoreConformance
+from trio_raft.testing._conformance_log import NotConforming
 from trio_raft.testing._conformance_snapshots import SnapshotStoreConformance
 from trio_raft.testing._conformance_transport import TransportConformance
 from trio_raft.testing._determinism import DeterminismUnavailable, Latency, run
