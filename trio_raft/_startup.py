@@ -88,12 +88,7 @@ async def recover(
         stopwatch=clock.stopwatch,
         blocked_threshold=config.timeouts.loop_blocked_threshold,
     )
-    if recovered.cut_bytes:
-        events.publish(TornTailCut(recovered.cut_path, recovered.cut_bytes))
-    for damage in found.damaged:
-        events.publish(SnapshotIgnored(str(damage.path), damage.problem))
-    for name in found.unfinished:
-        events.publish(SnapshotIgnored(name, "it was never finished"))
+    _tell(events, found, recovered)
     journal = Journal(
         stores.log,
         environment,
@@ -147,6 +142,16 @@ async def recover(
     )
     environment.observe(server)
     return server
+
+
+def _tell(events: EventHub, found: SnapshotsFound, recovered: Recovered) -> None:
+    """What recovery cut and passed over."""
+    if recovered.cut_bytes:
+        events.publish(TornTailCut(recovered.cut_path, recovered.cut_bytes))
+    for damage in found.damaged:
+        events.publish(SnapshotIgnored(str(damage.path), damage.problem))
+    for name in found.unfinished:
+        events.publish(SnapshotIgnored(name, "it was never finished"))
 
 
 async def _open_log(
