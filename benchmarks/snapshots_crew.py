@@ -27,6 +27,11 @@ QUICK_ELECTION = {
 }
 """For a server alone: waiting for a leader that cannot be is not what is measured."""
 
+PATIENT = {"heartbeat_timeout": 2.0, "election_timeout": 2.0, "leader_lease_timeout": 2.0}
+"""For three that share a few processors, perhaps with others: an election in the middle would spoil the figures."""
+DEFAULT_HEARTBEATS = {"leader_lease_timeout": 1.0}
+"""The same, where the spacing of heartbeats is measured."""
+
 
 @attrs.frozen(kw_only=True)
 class Figure:

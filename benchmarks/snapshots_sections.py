@@ -14,7 +14,9 @@ import attrs
 import trio
 from plain_copy import copy_rate, make_file, synced_rate
 from snapshots_crew import (
+    DEFAULT_HEARTBEATS,
     NO_TRIGGERS,
+    PATIENT,
     QUICK_ELECTION,
     Crew,
     Figure,
@@ -171,7 +173,8 @@ def _middle_cpu(found: list[_CaughtUp], whose: str) -> float:
 
 async def _catch_up(plan: Plan, name: str, entries: int, command_bytes: int, *, disk: bool = False) -> list[_CaughtUp]:
     found: list[_CaughtUp] = []
-    async with crew(plan, name, members=3, settings={"snapshots": NO_TRIGGERS}) as cluster:
+    settings = {"snapshots": NO_TRIGGERS, "timeouts": PATIENT}
+    async with crew(plan, name, members=3, settings=settings) as cluster:
         leader = await cluster.start_all()
         follower = follower_of(cluster, leader)
         for _ in range(plan.repeat):
@@ -269,7 +272,8 @@ async def _install_at_full_rate(plan: Plan) -> tuple[list[float], list[float], _
     rates: list[float] = []
     copies: list[float] = []
     late = _Late()
-    settings = {"snapshots": {**NO_TRIGGERS, "trailing_entries": 10, "keep": 1, "bytes_per_second": 0}}
+    snapshots = {**NO_TRIGGERS, "trailing_entries": 10, "keep": 1, "bytes_per_second": 0}
+    settings = {"snapshots": snapshots, "timeouts": DEFAULT_HEARTBEATS}
     async with crew(plan, "install", members=3, settings=settings, state_bytes=plan.state_bytes) as cluster:
         source = cluster.directory / "plain"
         await trio.to_thread.run_sync(make_file, source, plan.state_bytes, abandon_on_cancel=True)
@@ -317,7 +321,8 @@ async def _writes_meanwhile(plan: Plan) -> Figures:
     """With the default throttle: how long writes take, without a transfer and during one, in turns."""
     quiet: list[float] = []
     during: list[float] = []
-    settings = {"snapshots": {**NO_TRIGGERS, "trailing_entries": 10, "keep": 1}}
+    snapshots = {**NO_TRIGGERS, "trailing_entries": 10, "keep": 1}
+    settings = {"snapshots": snapshots, "timeouts": DEFAULT_HEARTBEATS}
     async with crew(plan, "throttled", members=3, settings=settings, state_bytes=plan.state_bytes) as cluster:
         leader = await cluster.start_all()
         follower = follower_of(cluster, leader)
