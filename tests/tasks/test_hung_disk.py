@@ -177,6 +177,7 @@ async def test_close_with_a_hung_snapshot(forced: bool, tmp_path: Path) -> None:
     config, files = make_config(tmp_path), HangingFiles()
     snapshots = FileSnapshotStore(config.data_directory, files=files)
     with nothing_left():
+        began = trio.current_time()
         with trio.CancelScope() as outer:
             async with open_node(config, Saved(), snapshot_store=snapshots) as node:
                 await node.wait_leader()
