@@ -39,6 +39,10 @@ from trio_raft.abc import (
     Transport,
 )
 
+TAIL_BYTES = 4 << 20
+"""Of the newest entries that a start keeps in memory.  Memory fills with what comes; decoding much that may never be
+asked for would make every start slower."""
+
 
 @attrs.frozen
 class Stores:
@@ -158,7 +162,8 @@ async def _open_log(
     config: Config, stores: Stores, identity: StoreIdentity, found: SnapshotsFound, environment: Environment
 ) -> Recovered:
     point = found.newest.point if found.newest is not None else None
-    open_log = partial(stores.log.open, identity, memory_bytes=config.limits.log_memory_bytes, snapshot=point)
+    memory_bytes = min(config.limits.log_memory_bytes, TAIL_BYTES)
+    open_log = partial(stores.log.open, identity, memory_bytes=memory_bytes, snapshot=point)
     try:
         recovered: Recovered = await environment.run_blocking(Lane.JOURNAL, open_log)
     except LogCorrupt as error:
