@@ -95,7 +95,7 @@ async def test_install_what_is_committed_meanwhile() -> None:
     assert (server.snapshots.installed, server.snapshots.restore_due) == (0, False)
     assert SaveSnapshot not in [type(item) for item in queued(server)]
     store.retain(1)
-    store.read(server.snapshots.newest).close()
+    store.read(late).close()
 
 
 async def test_install_late_cuts_nothing_that_is_not_applied() -> None:
