@@ -96,8 +96,11 @@ class Node:
 async def measure_all(callers: Sequence[int], seconds: float, command_bytes: int, directory: Path) -> list[Row]:
     """One row for each number of callers. Raises BenchmarkFailed."""
     async with AsyncExitStack() as processes:
-        members = [f"{name}=127.0.0.1:{port}" for name, port in zip(NODES, free_ports(), strict=True)]
-        nodes = {name: await processes.enter_async_context(run_node(name, members, directory)) for name in NODES}
+        members = [f"{name}=127.0.0.1:{port}" for name, port in zip(NODES, free_ports(len(NODES)), strict=True)]
+        nodes: dict[str, Node] = {}
+        for name in NODES:
+            command = [str(NODE_PROGRAM), name, *members, f"--directory={directory / name}"]
+            nodes[name] = await processes.enter_async_context(run_node(name, command, directory))
         leader = nodes[(await nodes[NODES[0]].ask(do="leader", within=START_SECONDS))["leader"]]
         progress(f"{leader.name} leads; data in {directory} ({file_system(directory)})")
         await load(leader, WARM_UP_CALLERS, WARM_UP_SECONDS, command_bytes)
@@ -148,13 +151,13 @@ async def load(leader: Node, callers: int, seconds: float, command_bytes: int) -
 
 
 @asynccontextmanager
-async def run_node(name: str, members: list[str], directory: Path) -> AsyncIterator[Node]:
-    """A node's process; dead and waited for at the end, however that comes."""
+async def run_node(name: str, command: Sequence[str], directory: Path) -> AsyncIterator[Node]:
+    """A node's process, and its messages in a file; dead and waited for at the end, however that comes."""
     log = directory / f"{name}.log"
     with log.open("wb") as errors:
         # A process group of its own: the terminal's Ctrl-C is for this process alone.
         process = await trio.lowlevel.open_process(
-            [sys.executable, str(NODE_PROGRAM), name, *members, f"--directory={directory / name}"],
+            [sys.executable, *command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -168,8 +171,8 @@ async def run_node(name: str, members: list[str], directory: Path) -> AsyncItera
             await process.wait()
 
 
-def free_ports() -> list[int]:
-    """A port on the loopback interface for each node.
+def free_ports(count: int) -> list[int]:
+    """So many ports on the loopback interface.
 
     Below the range from which the system takes ports for outgoing connections, so that none is taken meanwhile.
     """
@@ -181,9 +184,9 @@ def free_ports() -> list[int]:
             except OSError:
                 continue
         ports.append(port)
-        if len(ports) == len(NODES):
+        if len(ports) == count:
             return ports
-    raise BenchmarkFailed("no three free ports between 20000 and 32000")
+    raise BenchmarkFailed(f"fewer than {count} free ports between 20000 and 32000")
 
 
 def file_system(directory: Path) -> str:

@@ -8,7 +8,7 @@ The map.  Pure rules decide, one journal makes decisions durable, tasks in nurse
     _leadership      lead: the followers' nursery, the watches, linearizable reads
     _replication     replicate_to: one follower's replicate, pipeline sender and decoder; _heartbeat beside it
     _sending         a snapshot for a follower that the log no longer reaches; _receiving is the other end
-    _taking          snapshots of the own state; _snapshots knows them all, and cuts the log
+    _taking          snapshots of the own state; _snapshots knows them all, and cuts the log; _snapshot_work, in threads
     _election        follow, campaign
     _bootstrap       the exchange before the very first election
     _apply           committed entries to the state machine, results to who waits; restores it first

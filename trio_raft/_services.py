@@ -39,8 +39,8 @@ from trio_raft._startup import Stores
 _OWN_ERRORS = (StorageError, LogCorrupt, SnapshotCorrupt, IncompatibleVersion, StateMachineError)
 """Failures of a node that leave its block as themselves."""
 
-LAST_CLEAN_UP = 0.1
-"""Seconds; what it takes to remove a file, many times over."""
+LAST_CLEAN_UP = 0.5
+"""Seconds; what it takes a thread to finish its piece, and to remove a file, many times over."""
 
 _ROLES = {Role.FOLLOWER: follow, Role.CANDIDATE: campaign, Role.LEADER: lead}
 

@@ -39,6 +39,10 @@ from trio_raft.abc import (
     Transport,
 )
 
+TAIL_BYTES = 4 << 20
+"""Of the newest entries that a start keeps in memory.  Memory fills with what comes; decoding much that may never be
+asked for would make every start slower."""
+
 
 @attrs.frozen
 class Stores:
@@ -88,12 +92,7 @@ async def recover(
         stopwatch=clock.stopwatch,
         blocked_threshold=config.timeouts.loop_blocked_threshold,
     )
-    if recovered.cut_bytes:
-        events.publish(TornTailCut(recovered.cut_path, recovered.cut_bytes))
-    for damage in found.damaged:
-        events.publish(SnapshotIgnored(str(damage.path), damage.problem))
-    for name in found.unfinished:
-        events.publish(SnapshotIgnored(name, "it was never finished"))
+    _tell(events, found, recovered)
     journal = Journal(
         stores.log,
         environment,
@@ -149,11 +148,26 @@ async def recover(
     return server
 
 
+def _tell(events: EventHub, found: SnapshotsFound, recovered: Recovered) -> None:
+    """What recovery cut and passed over."""
+    if recovered.cut_bytes:
+        events.publish(TornTailCut(recovered.cut_path, recovered.cut_bytes))
+    _publish_ignored(events, found)
+
+
+def _publish_ignored(events: EventHub, found: SnapshotsFound) -> None:
+    for damage in found.damaged:
+        events.publish(SnapshotIgnored(str(damage.path), damage.problem))
+    for name in found.unfinished:
+        events.publish(SnapshotIgnored(name, "it was never finished"))
+
+
 async def _open_log(
     config: Config, stores: Stores, identity: StoreIdentity, found: SnapshotsFound, environment: Environment
 ) -> Recovered:
     point = found.newest.point if found.newest is not None else None
-    open_log = partial(stores.log.open, identity, memory_bytes=config.limits.log_memory_bytes, snapshot=point)
+    memory_bytes = min(config.limits.log_memory_bytes, TAIL_BYTES)
+    open_log = partial(stores.log.open, identity, memory_bytes=memory_bytes, snapshot=point)
     try:
         recovered: Recovered = await environment.run_blocking(Lane.JOURNAL, open_log)
     except LogCorrupt as error:

@@ -212,7 +212,7 @@ async def test_bar_of_who_is_brought_up(demo: Any, tmp_path: Path, details: dict
             trio_raft.SnapshotInstalled(trio_raft.LogIndex(2600), trio_raft.Term(3), 1234, kept_log=False),
             "n2 installed snapshot 2600: 1,234 bytes",
         ),
-        (trio_raft.SnapshotFailed("the disk is full"), "n2: no snapshot: the disk is full"),
+        (trio_raft.SnapshotFailed("the disk is full"), "n2: trouble with a snapshot: the disk is full"),
         (trio_raft.LogCompacted(trio_raft.LogIndex(9)), ""),
     ],
     ids=lambda value: type(value).__name__,

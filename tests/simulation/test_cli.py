@@ -207,7 +207,7 @@ def test_arguments_that_do_not_parse(arguments: list[str], problem: str, capsys:
         (["run", "--seeds", "4:9", "--faults", "crash,flood"], "seed 4: unknown faults flood. Known: crash, "),
         (
             ["run", "--size", "3", "--ruined", "2", "--faults", "crash,wiped disk"],
-            "seed 0: with the disks of 2 of 3 members ruined (bit flip, wiped disk), no majority is left for ever",
+            "seed 0: with the disks of 2 of 3 members ruined (bit flip, wiped disk, snapshot flip), no majority",
         ),
         (["replay", "3", "--mutant", "no-such"], "there is no mutant 'no-such'. Known: "),
         (["replay", "3", "--last", "-1"], "--last -1: must not be negative"),

@@ -81,9 +81,31 @@ def test_faults_each_has_its_strike() -> None:
 @pytest.mark.parametrize("fault", FAULTS)
 def test_fault_alone(fault: str) -> None:
     """Each kind of fault strikes by itself, and a cluster of five survives it."""
-    report = run_seed(1, wishes=Wishes(seconds=5.0, size=5, faults=(fault,), ruined=2))
+    wishes = Wishes(seconds=5.0, size=5, faults=(fault,), ruined=2)
+    if fault in ("transfer cut", "snapshot flip"):
+        # They wait for a snapshot; and one is sent where a member was left behind.
+        faults = (fault, "left behind") if fault == "transfer cut" else (fault,)
+        wishes = attrs.evolve(wishes, seconds=10.0, faults=faults, snapshots=True)
+    report = run_seed(1, wishes=wishes)
     assert report.violation == ""
     assert report.counts[f"fault: {fault}"] > 0
+
+
+def test_crashes_tear_writes_and_come_again() -> None:
+    """Crashes find long writes under way, and the recovery after one is put to the test by the next (S3, S4)."""
+    reports = [run_seed(seed, wishes=Wishes(faults=("crash",)), trace=True) for seed in range(1, 4)]
+    assert [report.violation for report in reports] == [""] * 3
+    assert all(any("crash again: " in line for line in report.trace) for report in reports)
+    assert sum(report.counts.get("torn tails cut", 0) for report in reports) > 0
+
+
+def test_directory_errors_reach_the_disk() -> None:
+    """Errors of creating files and of syncing their directory meet nodes that start, and those that prepare (S6)."""
+    wishes = Wishes(faults=("directory error",), seconds=10.0)
+    reports = [run_seed(seed, wishes=wishes) for seed in range(6)]
+    assert [report.violation for report in reports] == [""] * 6
+    for operation in ("create", "sync_directory"):
+        assert sum(report.counts.get(f"disk: {operation} error", 0) for report in reports) > 0, operation
 
 
 @pytest.mark.parametrize("profile", PROFILES)

@@ -227,7 +227,10 @@ def test_removal_without_room_is_tried_again(operation: str) -> None:
         keep_up(store)
     keep_up(store)
     assert numbers(disk)[0] == 3
-    assert disk.unsynced() == []
+    # A removal whose sync has failed may still be undone by a power cut: then its number stands before a gap.
+    for after in (disk.after_power_cut(lambda _: False), disk.after_power_cut(lambda _: True)):
+        found = make_store(after).open(identity(), memory_bytes=0, snapshot=point(2, 1))
+        assert (found.base, found.last_index) == (point(2, 1), 6)
 
 
 @pytest.mark.parametrize("operation", ["remove", "sync_directory"])

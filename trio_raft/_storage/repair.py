@@ -52,6 +52,9 @@ def repair(
     ``behind_gap``: numbers of older segments, ascending, that nothing connects with the log.  Raises StorageError.
     """
     with storage_errors(directory, "discarding unused segments"):
+        if behind_gap:
+            # On account of a snapshot, whose name the directory may not hold durably yet (S7).
+            files.sync_directory(directory)
         discard_segments(files, directory, [*sorted(found.unused, reverse=True), *behind_gap])
     if found.active is None:
         return None

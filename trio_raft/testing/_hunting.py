@@ -37,8 +37,9 @@ class Hunt:
         """Of the table."""
         mutant = MUTANTS[self.name]
         result = f"seed {self.caught_by}" if self.caught_by is not None else "SURVIVED" if self.over else "open"
-        how = (self.caught or "; not counted: ".join(["", *self.unproved])).splitlines()
-        return f"{self.name:<44} {mutant.rule:<8} {self.seeds:>5}  {result:<10} {how[0][:100] if how else ''}"
+        how = self.caught or (f"not counted: {self.unproved[-1]}" if self.unproved else "")
+        how = how.partition("\n")[0][:100]
+        return f"{self.name:<44} {mutant.rule:<8} {self.seeds:>5}  {result:<10} {how}"
 
 
 class Hunts:
