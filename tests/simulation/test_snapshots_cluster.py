@@ -8,11 +8,21 @@ import attrs
 import trio_raft
 from tests.simulation.simulated import Counter, simulated, total
 from trio_raft._environment import Lane
-from trio_raft.testing import Cluster, ClusterSettings, running_cluster
+from trio_raft.testing import SIMULATION_LIMITS, Cluster, ClusterSettings, running_cluster
 from trio_raft.testing._member import DIRECTORY
 
 SMALL = ClusterSettings(
     snapshots=trio_raft.Snapshots(threshold_entries=5, trailing_entries=2, keep=1, chunk_bytes=64),
+)
+
+
+SHORT_SEGMENTS = attrs.evolve(
+    SIMULATION_LIMITS,
+    max_command_bytes=1024,
+    max_batch_bytes=1024,
+    max_frame_body=8192,
+    journal_batch_bytes=1024,
+    segment_bytes=80 << 10,
 )
 
 
@@ -33,6 +43,15 @@ async def write(cluster: Cluster[int, int], times: int) -> None:
     client = cluster.client()
     for _ in range(times):
         await client.propose(1)
+
+
+def files_of(cluster: Cluster[int, int], node_id: str) -> list[str]:
+    return cluster.disks[node_id].list_directory(DIRECTORY)
+
+
+def damage_newest_snapshot(cluster: Cluster[int, int], node_id: str) -> None:
+    [name] = [name for name in files_of(cluster, node_id) if name.endswith(".snapshot")]
+    cluster.disks[node_id].flip_bit(DIRECTORY / name, position=100)
 
 
 def installed(cluster: Cluster[int, int], node_id: str) -> int:
@@ -59,11 +78,11 @@ async def test_member_that_was_left_behind_installs_a_snapshot() -> None:
         machine = cluster.machines[follower]
         assert isinstance(machine, Remembered)
         await cluster.until(lambda: machine.total == 33, "the member has caught up")
-        assert machine.restored == 1
         assert installed(cluster, follower) == 1
         await write(cluster, 10)
-    assert machine.total == 43
-    assert installed(cluster, follower) == 1
+        await cluster.until(lambda: machine.total == 43, "the member goes on")
+        assert machine.restored == 1
+        assert installed(cluster, follower) == 1
 
 
 @simulated
@@ -100,15 +119,32 @@ async def test_snapshot_that_cannot_be_written_stops_nobody() -> None:
 
 
 @simulated
-async def test_damaged_snapshot_is_refused() -> None:
-    """A snapshot that is damaged, and that nothing can take the place of, keeps its member from starting (S7, N4)."""
-    async with running_cluster(Remembered, attrs.evolve(SMALL, heals=False)) as cluster:
+async def test_damaged_snapshot_is_passed_over_where_the_log_reaches() -> None:
+    """A member whose newest snapshot is damaged starts from what the log still holds (S7, N4)."""
+    async with running_cluster(Remembered, SMALL) as cluster:
         await write(cluster, 30)
         follower = await follower_of(cluster)
         await cluster.crash(follower)
-        disk = cluster.disks[follower]
-        [name] = [name for name in disk.list_directory(DIRECTORY) if name.endswith(".snapshot")]
-        disk.flip_bit(DIRECTORY / name, position=100)
+        damage_newest_snapshot(cluster, follower)
+        await cluster.start(follower)
+        machine = cluster.machines[follower]
+        assert isinstance(machine, Remembered)
+        await cluster.until(lambda: machine.total == 30, "it has read its whole log")
+        assert machine.restored == 0
+
+
+@simulated
+async def test_damaged_snapshot_is_refused_where_the_log_was_cut() -> None:
+    """A snapshot that is damaged, and that nothing can take the place of, keeps its member from starting (N4)."""
+    async with running_cluster(Remembered, attrs.evolve(SMALL, limits=SHORT_SEGMENTS, heals=False)) as cluster:
+        client, follower = cluster.client(), await follower_of(cluster)
+        # One write of a sector or more for each, until a segment is full.
+        while "log-0000000000000001.segment" in files_of(cluster, follower):
+            await client.propose(1)
+        # Until the removal is durable.
+        await cluster.clock.sleep(0.1)
+        await cluster.crash(follower)
+        damage_newest_snapshot(cluster, follower)
         await cluster.start(follower)
         assert isinstance(cluster.failures[follower], trio_raft.SnapshotCorrupt)
 

@@ -244,7 +244,7 @@ def test_removal_failure_poisons_the_store(operation: str) -> None:
         keep_up(store)
     plan = store.plan([vote(2)])
     assert plan is not None
-    with pytest.raises(AssertionError, match="has failed"):
+    with pytest.raises(StorageError, match="upkeep has failed just now"):
         store.execute(plan)
 
 

@@ -78,11 +78,13 @@ async def _wait_until_cut(nemesis: Nemesis, committed: LogIndex, *, but: str) ->
 
 async def snapshot_crash(nemesis: Nemesis) -> None:
     """The power of a member fails, or its process dies, while it takes, receives, installs or restores a snapshot."""
-    stage = nemesis.random.choice((_writes, _publishes, _installs, _restores))
-    victim = await _find(nemesis, stage)
+    stage = nemesis.random.choice((_writes, _publishes, _receives, _installs, _restores))
+    victim = await _find(nemesis, _receives if stage is _installs else stage)
     if victim is None:
         return
     with nemesis.claim(victim):
+        if stage is _installs and not await _wait_for_install(nemesis, victim):
+            return
         nemesis.begin("snapshot crash", f"{victim}, which {stage.__name__.lstrip('_')}")
         down = nemesis.random.choice((nemesis.cluster.crash, nemesis.cluster.crash, nemesis.cluster.kill))
         await down(victim)
@@ -125,8 +127,27 @@ def _publishes(nemesis: Nemesis, member: str, _: Server) -> bool:
     return any(name.endswith(".snapshot") and name not in durable for name in disk.list_directory(DIRECTORY))
 
 
+def _receives(_: Nemesis, __: str, server: Server) -> bool:
+    return server.snapshots.receiving is not None
+
+
 def _installs(_: Nemesis, __: str, server: Server) -> bool:
-    return server.snapshots.receiving is not None or server.journal.durable_position < server.snapshots.marker_position
+    return server.journal.durable_position < server.snapshots.marker_position
+
+
+async def _wait_for_install(nemesis: Nemesis, victim: str) -> bool:
+    """Its journal hangs until the snapshot is there, and the log on disk does not know that yet."""
+    lanes = nemesis.cluster.lanes[victim]
+    lanes.stall(PATIENCE_SECONDS, Lane.JOURNAL)
+    for _ in range(int(PATIENCE_SECONDS / LOOK_SECONDS)):
+        await nemesis.rest(LOOK_SECONDS)
+        server = _server(nemesis, victim)
+        if server is None or nemesis.over:
+            break
+        if _installs(nemesis, victim, server):
+            return True
+    lanes.mend()
+    return False
 
 
 def _restores(_: Nemesis, __: str, server: Server) -> bool:
