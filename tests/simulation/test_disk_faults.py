@@ -197,6 +197,25 @@ def test_killed_process_in_a_call() -> None:
     assert letters(disk.snapshot()) == "ABC."
 
 
+def test_calls_that_nobody_waits_for_come_to_their_ends() -> None:
+    """A thread that was abandoned by a node that ended by itself goes on: what it syncs is durable."""
+    disk = two_barriers()
+    disk.finish_calls()
+    assert letters(disk.snapshot()) == "AB.."
+    assert letters(disk.after_power_cut(lambda _: True)) == "ABC."
+
+
+def test_fail_by_prefix() -> None:
+    """Errors may be meant for some files only, by the beginning of their names."""
+    disk, descriptor = make_disk()
+    disk.fail("write", errno.EIO, prefix="another")
+    disk.write(descriptor, b"A" * SECTOR_BYTES, offset=0)
+    assert letters(disk) == "A..."
+    disk.fail("write", errno.EIO, prefix=FILE.name[:2])
+    with pytest.raises(OSError, match="Input/output error"):
+        disk.write(descriptor, b"B" * SECTOR_BYTES, offset=0)
+
+
 def test_calls_do_not_nest() -> None:
     """One call at a time runs its operations."""
     disk, _ = make_disk()

@@ -184,7 +184,13 @@ async def transfer_cut(nemesis: Nemesis) -> None:
     """The link breaks on which a snapshot travels."""
     for _ in range(int(PATIENCE_SECONDS / LOOK_SECONDS)):
         await nemesis.rest(LOOK_SECONDS)
-        pairs = [(server.node_id, to) for server in nemesis.cluster.servers() for to in server.snapshots.sending]
+        # In the middle, where there is something to go on with.
+        pairs = [
+            (server.node_id, to)
+            for server in nemesis.cluster.servers()
+            for to, transfer in server.snapshots.sending.items()
+            if 0 < transfer.done < transfer.total
+        ]
         if pairs:
             source, target = nemesis.random.choice(pairs)
             rest = nemesis.random.choice((0.0, nemesis.draw_rest()))

@@ -18,7 +18,7 @@ from trio_raft.abc import SavedState, SnapshotPoint, StoredSnapshot
 from trio_raft.testing._past import Slot
 from trio_raft.testing._watch import Watch
 
-INSTALLS_IN_A_ROW = 6
+INSTALLS_IN_A_ROW = 4
 """A follower that has installed so many in one term, and taken nothing from the log in between, is not caught up by
 them: the log is cut away from under it each time (N7)."""
 
