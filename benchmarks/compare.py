@@ -77,7 +77,8 @@ async def run(arguments: argparse.Namespace) -> int:
             callers=arguments.callers or measure.callers,
             rounds=arguments.rounds or measure.rounds,
             seconds=arguments.seconds or measure.seconds,
-            minutes=arguments.minutes,
+            minutes=arguments.minutes or measure.minutes,
+            rate=arguments.rate,
             command_bytes=arguments.command_bytes,
             directory=directory,
         )
@@ -158,7 +159,8 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--callers", type=counts, metavar="C,C,...", help="writes: 1,16,64,256,1024 unless given")
     parser.add_argument("--rounds", type=count, metavar="N", help="rounds, or trials (default: 4, failover 10)")
     parser.add_argument("--seconds", type=positive, metavar="S", help="for each measurement (default: 2, idle 10)")
-    parser.add_argument("--minutes", type=positive, default=10.0, metavar="M", help="of elections (default: 10)")
+    parser.add_argument("--minutes", type=positive, metavar="M", help="of elections (default: 10) and steady (56)")
+    parser.add_argument("--rate", type=count, default=3000, metavar="R", help="of steady, a second (default: 3000)")
     add_common_options(parser)
     parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="writes only: draw the table too")
     parser.add_argument(

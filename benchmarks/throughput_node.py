@@ -7,12 +7,15 @@ from collections import deque
 from pathlib import Path
 
 import trio
-from driven import KEY_BYTES, Answer, Refused, Request, distinct_commands, propose_in_loops, serve_requests
+from driven import KEY_BYTES, Answer, Refused, Request, distinct_commands, propose_in_loops, serve_requests, summary
 
 import trio_raft
 
 BURST = 256
 """Commands that one task submits between two looks at what came back."""
+
+PULSES_PER_SECOND = 100
+"""Of a steady load."""
 
 LOOK_AGAIN_SECONDS = 0.001
 
@@ -62,6 +65,8 @@ async def obey(node: BenchmarkNode, request: Request) -> Answer:
             )
         case "submit":
             return await submit_from_one_task(node, request["in_flight"], request["seconds"], request["command_bytes"])
+        case "steady":
+            return await submit_steadily(node, request["rate"], request["seconds"], request["command_bytes"])
         case "write":
             return await write_when_possible(node, request["seconds"])
         case unknown:
@@ -86,6 +91,32 @@ async def submit_from_one_task(node: BenchmarkNode, in_flight: int, seconds: flo
     for burst in bursts:
         await check(burst)
     return {"writes": number, "seconds": time.perf_counter() - began}
+
+
+async def submit_steadily(node: BenchmarkNode, rate: int, seconds: float, command_bytes: int) -> Answer:
+    """An open loop: a small burst at each pulse, whatever became of the last one.
+
+    The latency is that of a burst, from the moment it was due to the last of its commands.
+    """
+    commands = distinct_commands(command_bytes)
+    latencies: list[float] = []
+    began, number = trio.current_time(), 0
+
+    async def note(due: float, last: trio_raft.Ticket[None]) -> None:
+        await last.wait()
+        latencies.append(trio.current_time() - due)
+
+    async with trio.open_nursery() as nursery:
+        for pulse in range(int(seconds * PULSES_PER_SECOND)):
+            due = began + pulse / PULSES_PER_SECOND
+            await trio.sleep_until(due)
+            ticket = None
+            while number * PULSES_PER_SECOND < (pulse + 1) * rate:
+                ticket = node.submit_nowait(commands[number % len(commands)])
+                number += 1
+            if ticket is not None:
+                nursery.start_soon(note, due, ticket)
+    return {**summary(latencies, trio.current_time() - began), "writes": number}
 
 
 async def check(burst: list[trio_raft.Ticket[None]]) -> None:

@@ -66,8 +66,3 @@ async def _watch(visit: Visit, callers: int, seconds: float, command_bytes: int)
         "writes_per_second": round(writes / elapsed, 1),
         "worst_ms": round(worst, 1),
     }
-
-
-def summarise(rows: list[Row]) -> list[Row]:
-    """Every row: a median would hide the one that matters."""
-    return rows

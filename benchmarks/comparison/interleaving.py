@@ -25,6 +25,7 @@ class Plan:
     rounds: int
     seconds: float
     minutes: float
+    rate: int
     command_bytes: int
     directory: Path
 

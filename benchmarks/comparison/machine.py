@@ -66,6 +66,11 @@ def processor_seconds(process: int) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
 
 
+def resident_bytes(process: int) -> int:
+    """The memory that a process occupies."""
+    return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def _busy_seconds() -> float:
     """What all processors together have spent on work so far; waiting for a disk is none."""
     user, nice, system, _idle, _waiting, interrupt, soft_interrupt, stolen = (

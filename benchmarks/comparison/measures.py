@@ -5,13 +5,18 @@ from functools import partial
 
 import attrs
 
-from . import elections, failover, idle, nodes, sizes, submits, writes
+from . import elections, failover, idle, nodes, sizes, steady, submits, writes
 from .interleaving import Plan, Results
-from .systems import ETCD, HASHICORP, PYSYNCOBJ, PYSYNCOBJ_UNBATCHED, RAW_BYTES, SKELETON, SUBJECT, SYSTEMS, System
+from .systems import PEER_SYSTEMS, RAW_BYTES, SKELETON, SUBJECT, System
 from .tables import Row, medians
 
 
 def _as_measured(rows: list[Row], _subject: str) -> list[Row]:
+    return rows
+
+
+def _all_rows(rows: list[Row]) -> list[Row]:
+    """Where a median would hide the row that matters."""
     return rows
 
 
@@ -28,11 +33,10 @@ class Measure:
     callers: Sequence[int] = (1,)
     rounds: int = 4
     seconds: float = 2.0
+    minutes: float = 10.0
     finish: Callable[[list[Row], str], list[Row]] = _as_measured
     """Adds what one row says about another, given the name of the subject."""
 
-
-REAL_SYSTEMS = (SUBJECT, HASHICORP, ETCD, PYSYNCOBJ, PYSYNCOBJ_UNBATCHED)
 
 MEASURES = {
     "writes": Measure(
@@ -40,7 +44,7 @@ MEASURES = {
         measure=writes.measure,
         summarise=partial(medians, keys=writes.KEYS),
         columns=writes.COLUMNS,
-        systems=tuple(SYSTEMS.values()),
+        systems=(SUBJECT, SKELETON, *PEER_SYSTEMS),
         callers=(1, 16, 64, 256, 1024),
         finish=writes.finish,
     ),
@@ -75,7 +79,7 @@ MEASURES = {
         measure=failover.measure,
         summarise=failover.summarise,
         columns=failover.COLUMNS,
-        systems=REAL_SYSTEMS,
+        systems=(SUBJECT, *PEER_SYSTEMS),
         rounds=10,
     ),
     "idle": Measure(
@@ -83,17 +87,27 @@ MEASURES = {
         measure=idle.measure,
         summarise=partial(medians, keys=idle.KEYS),
         columns=idle.COLUMNS,
-        systems=REAL_SYSTEMS,
+        systems=(SUBJECT, *PEER_SYSTEMS),
         rounds=1,
         seconds=10.0,
     ),
     "elections": Measure(
         summary="elections in --minutes of full load on all cores, when nothing fails",
         measure=elections.measure,
-        summarise=elections.summarise,
+        summarise=_all_rows,
         columns=elections.COLUMNS,
         systems=(SUBJECT,),
         callers=(256,),
         rounds=1,
+    ),
+    "steady": Measure(
+        summary="latency and memory minute by minute, --rate commands a second for --minutes",
+        measure=steady.measure,
+        summarise=_all_rows,
+        columns=steady.COLUMNS,
+        systems=(SUBJECT,),
+        rounds=1,
+        minutes=56.0,
+        finish=steady.finish,
     ),
 }

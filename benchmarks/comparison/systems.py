@@ -11,7 +11,7 @@ and its front is a client of the same kind that a program written in Go has. Eve
     {"do": "usage"}                      {"entries": …, "batches": …, "term": …}, as far as it knows
     {"do": "write", "seconds": 20.0}     {}, at the first write that is accepted within this time
 
-trio_raft's nodes understand ``submit`` too, which ``submits`` explains.
+trio_raft's nodes understand ``submit`` and ``steady`` too, for the measures of these names.
 """
 
 import os
@@ -209,12 +209,11 @@ PYSYNCOBJ_UNBATCHED = System(
     needs=_PYSYNCOBJ_PYTHON,
 )
 
-RAW_BYTES = System("raw bytes", _python("raw_bytes.py"), remark="write, sync and send the same bytes, without Raft")
+RAW_BYTES = System("raw-bytes", _python("raw_bytes.py"), remark="not Raft: writes, syncs and sends the same bytes")
 
-SYSTEMS: dict[str, System] = {
-    system.name: system for system in (SUBJECT, SKELETON, HASHICORP, ETCD, PYSYNCOBJ, PYSYNCOBJ_UNBATCHED)
-}
-"""Those that take part wherever nothing else is said."""
+PEER_SYSTEMS = (HASHICORP, ETCD, PYSYNCOBJ, PYSYNCOBJ_UNBATCHED)
+
+SYSTEMS: dict[str, System] = {system.name: system for system in (SUBJECT, SKELETON, *PEER_SYSTEMS, RAW_BYTES)}
 
 
 def installed_versions() -> dict[str, str]:
