@@ -85,7 +85,7 @@ async def run(arguments: argparse.Namespace) -> int:
         await measure.measure(plan, results)
 
     status = await work_until_signal(measure_all, prefix="compare-", inside=arguments.directory)
-    if results.rows:
+    if results.rows or results.failures:
         report(arguments, measure, systems, results, machine)
     return BAD if status == GOOD and results.failures else status
 
@@ -110,14 +110,14 @@ def report(
     rows = measure.summarise(measured)
     date = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
     versions = installed_versions()
-    if arguments.plot is not None:
+    if arguments.plot is not None and rows:
         caption = f"{date}, {machine}; dashed: not durable, or not Raft"
         aside = (SKELETON.name, PYSYNCOBJ.name, PYSYNCOBJ_UNBATCHED.name)
         arguments.plot.write_text(svg(rows, subject=SUBJECT.name, aside=aside, caption=caption))
         progress(f"drawn: {arguments.plot}")
     if arguments.json:
         facts = {"date": date, "machine": machine, "versions": versions, "command": shlex.join(sys.argv)}
-        print(json.dumps({**facts, "table": rows, "rounds": measured}), flush=True)
+        print(json.dumps({**facts, "table": rows, "rounds": measured, "failures": results.failures}), flush=True)
         return
     print_table(rows, measure.columns)
     print(f"\n{date}, {machine}\n{shlex.join(sys.argv)}")
@@ -125,6 +125,8 @@ def report(
         remarks = [words for words in (versions.get(system.package), system.remark) if words]
         if remarks:
             print(f"{system.name}: {'; '.join(remarks)}")
+    for failure in results.failures:
+        print(f"failed: {failure}")
     say_how_quiet(measured)
 
 

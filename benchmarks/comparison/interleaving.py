@@ -35,7 +35,8 @@ class Results:
     """What was measured so far; an interruption leaves it whole."""
 
     rows: list[Row] = attrs.field(factory=list)
-    failures: int = 0
+    failures: list[str] = attrs.field(factory=list)
+    """What went wrong; nothing of it is in the rows."""
 
 
 @attrs.frozen(kw_only=True)
@@ -72,8 +73,8 @@ async def each_visit(
                     visit = Visit(system=system, round=number + 1, cluster=cluster, leader=leader, results=results)
                     await measure(visit)
             except BenchmarkFailed as failure:
-                results.failures += 1
-                progress(f"round {number + 1}, {system.name}: {failure}")
+                results.failures.append(f"round {number + 1}, {system.name}: {failure}")
+                progress(results.failures[-1])
             finally:
                 shutil.rmtree(directory)
 

@@ -93,6 +93,18 @@ async def test_compare_missing_peer(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [row["system"] for row in ended.last_json["table"]] == ["skeleton"]
 
 
+async def test_compare_failure(tmp_path: Path) -> None:
+    """A system that fails has no row and is named with its reason; the exit status tells, and the others go on."""
+    options = ("--systems=skeleton,trio_raft", f"--directory={tmp_path}")
+    ended = await run_program(COMPARE, "submit", "--callers=256", *options, *TINY)
+    assert ended.status == 1, ended
+    assert [row["system"] for row in ended.last_json["table"]] == ["trio_raft"]
+    [failure] = ended.last_json["failures"]
+    assert failure.startswith("round 1, skeleton: ")
+    assert "'submit'" in failure
+    assert list(tmp_path.iterdir()) == []
+
+
 async def test_compare_interrupted(tmp_path: Path) -> None:
     """Ctrl-C shows what was measured so far, and ends every process; nothing is left in the directory."""
     options = ("--systems=skeleton", "--callers=1", "--seconds=0.2", "--rounds=1000", f"--directory={tmp_path}")
