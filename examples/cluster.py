@@ -27,10 +27,11 @@ except (ImportError, AttributeError) as error:  # missing, or too old
     print(f"{sys.argv[0]}: {error}; run `make demo` once, then .venv/bin/python {sys.argv[0]} …", file=sys.stderr)
     sys.exit(2)
 
+from cluster_demo.arguments import read_arguments
 from cluster_demo.child import DidNotStart, NoAnswer
 from cluster_demo.cluster import Cluster, Feed, FeedLine, OutOfPatience
 from cluster_demo.keys import obey_keys, single_keys
-from cluster_demo.script import LANGUAGE, ScriptError, parse, run_script, verify
+from cluster_demo.script import ScriptError, run_script, verify
 from cluster_demo.verdict import Verdict, count_lost
 from cluster_demo.writes import Failover, Outcome, Writes
 
@@ -42,31 +43,7 @@ LAST_CHECK_SECONDS = 5.0
 
 LINES_AFTER_LIVE = 10
 
-SECONDS, RATE = 1800.0, 200.0
-"""How long the steady load lasts, and its writes per second, unless the command line says otherwise."""
-
 GOOD, BAD, WRONG_INPUT, OUT_OF_PATIENCE, INTERRUPTED = 0, 1, 2, 3, 130
-
-EPILOG = f"""\
-script: verbs separated by semicolons, for example "write 500; kill leader; write 500; restart; verify"
-
-{LANGUAGE}
-
-json, on the last line: acknowledged, unknown and refused writes; lost (acknowledged but absent), phantom
-(present but never attempted, or refused, or applied twice), identical (all compared replicas); compared and
-not_compared nodes; failover_ms, one for each kill or pause of a leader, until the next acknowledged write
-(null if there was none); writes_per_second (while there was something to write), p50_ms, p99_ms, elapsed_s,
-crashed, error, events. While no majority runs, no time counts for failover_ms.
-
-data: the temporary directory, named trio_raft-…, goes away at the end. Only if this program itself dies of
-SIGKILL does it stay, below the directory for temporary files; no node outlives it even then.
-
-exit status: 0    nothing lost, no phantom, all compared replicas identical
-             1    they are not, or a node ended by itself
-             2    the arguments or the script are wrong
-             3    something did not happen within --patience, or a node did not start
-             130  interrupted
-"""
 
 
 @attrs.frozen(kw_only=True)
@@ -80,7 +57,7 @@ class Result:
 
 def main() -> None:
     """Read the arguments, run, and end with the exit status that the help names."""
-    arguments = read_arguments()
+    arguments = read_arguments(__doc__ or "")
     try:
         with data_directory(arguments.directory) as directory:
             sys.exit(trio.run(run, arguments, directory))
@@ -100,7 +77,11 @@ async def run(arguments: argparse.Namespace, directory: Path) -> int:
                 feed,
                 directory,
                 size=arguments.nodes,
-                heartbeat_timeout=arguments.heartbeat_timeout,
+                node_options=[
+                    f"--heartbeat-timeout={arguments.heartbeat_timeout}",
+                    f"--snapshot-threshold={arguments.snapshot_threshold}",
+                    f"--trailing={arguments.trailing}",
+                ],
                 patience=arguments.patience,
             )
             writes = Writes(cluster, writers=arguments.writers)
@@ -222,6 +203,7 @@ def report(arguments: argparse.Namespace, cluster: Cluster, writes: Writes, resu
 def summarize(arguments: argparse.Namespace, cluster: Cluster, writes: Writes, result: Result) -> dict[str, object]:
     """The JSON object; the help describes it."""
     ledger, verdict = writes.ledger, result.verdict
+    counts = [child.snapshots() for child in cluster.children.values()]
     return {
         "acknowledged": ledger.count(Outcome.ACKNOWLEDGED),
         "unknown": ledger.count(Outcome.UNKNOWN),
@@ -233,6 +215,9 @@ def summarize(arguments: argparse.Namespace, cluster: Cluster, writes: Writes, r
         "nodes": arguments.nodes,
         "compared": verdict.compared if verdict else [],
         "not_compared": verdict.not_compared if verdict else sorted(cluster.children),
+        "snapshots_taken": sum(taken for taken, _ in counts),
+        "snapshots_installed": sum(installed for _, installed in counts),
+        "first_index": verdict.first_index if verdict else {},
         "writes_per_second": rounded(writes.writes_per_second()),
         "p50_ms": milliseconds(writes.percentile(0.50)),
         "p99_ms": milliseconds(writes.percentile(0.99)),
@@ -297,77 +282,6 @@ def data_directory(wanted: Path | None) -> Iterator[Path]:
             yield Path(temporary)
     else:
         yield wanted
-
-
-def read_arguments() -> argparse.Namespace:
-    """What the command line says; a wrong word ends with exit status 2 and a message that names it."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--nodes", type=int, default=3, metavar="N", help="how many, 1 to 9 (default: 3)")
-    parser.add_argument("--script", metavar="'...'", help="carry out these verbs and end; see below")
-    parser.add_argument("--json", action="store_true", help="plain lines, and the last is one JSON object")
-    parser.add_argument(
-        "--directory", type=Path, help="keep logs and data in this new directory (default: a temporary one)"
-    )
-    parser.add_argument(
-        "--seconds",
-        type=positive,
-        metavar="S",
-        help=f"without --script: end after so long (default: {SECONDS:g}, since every key is kept to be checked)",
-    )
-    parser.add_argument(
-        "--rate", type=positive, metavar="R", help=f"without --script: writes per second (default: {RATE:g})"
-    )
-    parser.add_argument("--writers", type=int, default=16, metavar="N", help="writes at a time (default: 16)")
-    parser.add_argument(
-        "--patience", type=positive, default=30.0, metavar="S", help="give up after so long (default: 30)"
-    )
-    parser.add_argument(
-        "--heartbeat-timeout",
-        type=positive,
-        default=1.0,
-        metavar="S",
-        help="a follower that hears nothing for so long seeks a new leader (default: 1.0, the library's)",
-    )
-    arguments = parser.parse_args()
-    if not 1 <= arguments.nodes <= 9:
-        parser.error(f"argument --nodes: must be from 1 to 9, not {arguments.nodes}")
-    if not 1 <= arguments.writers <= 1024:
-        parser.error(f"argument --writers: must be from 1 to 1024, not {arguments.writers}")
-    if arguments.script is not None:
-        if arguments.seconds is not None:
-            parser.error("argument --seconds: not with --script, which ends with its last verb; see sleep S")
-        if arguments.rate is not None:
-            parser.error("argument --rate: not with --script, which writes as fast as it can; see --writers")
-        try:
-            names = [f"n{number}" for number in range(1, arguments.nodes + 1)]
-            arguments.script = parse(arguments.script, names=names)
-        except ScriptError as error:
-            parser.error(f"argument --script: {error}")
-    arguments.seconds = SECONDS if arguments.seconds is None else arguments.seconds
-    arguments.rate = RATE if arguments.rate is None else arguments.rate
-    if arguments.directory is not None:
-        try:
-            prepare_directory(arguments.directory)
-        except OSError as error:
-            parser.error(f"argument --directory: {error}")
-    return arguments
-
-
-def prepare_directory(directory: Path) -> None:
-    """Make the directory. Raises OSError, also if it holds anything: an earlier run's keys are phantoms."""
-    directory.mkdir(parents=True, exist_ok=True)
-    if any(directory.iterdir()):
-        raise OSError(f"{directory} is not empty; name a new directory")
-
-
-def positive(word: str) -> float:
-    """An argument that must be a positive, finite number."""
-    number = float(word)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a positive number, not {word}")
-    return number
 
 
 if __name__ == "__main__":

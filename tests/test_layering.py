@@ -33,7 +33,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("_rules.bootstrap", "_rules.configuration", "_rules.log", "_rules.progress"),
     ("_rules.state",),
     ("_rules.request_vote", "_rules.append_entries", "_rules.install_snapshot", "_rules.reads"),
-    ("_journal", "_handshake", "_transport", "_tcp", "_storage", "_storage.*"),
+    ("_journal", "_handshake", "_transport", "_tcp", "_snapshot_work", "_storage", "_storage.*"),
     ("_first_start", "_follower", "_snapshots"),
     ("_server",),
     ("_election", "_apply", "_bootstrap", "_peers", "_taking", "_receiving"),
@@ -42,6 +42,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("_services",),
     ("_node", "_opening"),
     ("",),
+    ("_tools", "_tools.*", "recovery", "__main__"),
     ("testing", "testing.*"),
 )
 

@@ -3,14 +3,14 @@
 import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import attrs
 import pytest
 import trio.testing
 
 import trio_raft
-from trio_raft._config import Timeouts
+from trio_raft._config import Snapshots, Timeouts
 from trio_raft._errors import HandshakeRefused, ProtocolError, RaftError
 from trio_raft.testing._environment import test_environment
 from trio_raft.testing._network import MemoryNetwork
@@ -20,8 +20,34 @@ README = (Path(__file__).parent.parent / "README.md").read_text()
 
 def test_timeouts_table_holds_every_timeout_with_its_default() -> None:
     """The table of timeouts has a row for each setting, in order, with the default that is in force."""
-    rows = re.findall(r"^\| `(\w+)` \| ([\d.]+) \|", README, flags=re.MULTILINE)
-    assert [(name, float(value)) for name, value in rows] == list(attrs.asdict(Timeouts()).items())
+    assert _rows(_section("## Settings")) == list(attrs.asdict(Timeouts()).items())
+
+
+def test_snapshots_table_holds_every_setting_with_its_default() -> None:
+    """The table of snapshots has a row for each setting, in order, with the default that is in force."""
+    assert _rows(_section("## Snapshots")) == list(attrs.asdict(Snapshots()).items())
+
+
+def test_saved_counter_comes_back() -> None:
+    """The two methods that the README shows save the counter of the first screen, and bring it back."""
+    first, saved = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)[:2]
+    names: dict[str, Any] = {"__name__": "readme"}
+    exec(compile(first.rpartition("async def main")[0] + saved, "README.md", "exec"), names)
+    counter, other = names["SavedCounter"](), names["SavedCounter"]()
+    counter.value = 42
+    state = trio_raft.SavedState(trio_raft.LogIndex(1), trio_raft.Term(1), 1, iter(counter.snapshot()))
+    other.restore(state)
+    assert other.value == 42
+
+
+def _section(title: str) -> str:
+    begin = README.index(title + "\n")
+    return README[begin : README.index("\n## ", begin)]
+
+
+def _rows(section: str) -> list[tuple[str, float]]:
+    rows = re.findall(r"^\| `(\w+)` \| ([\d.]+) \|", section, flags=re.MULTILINE)
+    return [(name, float(value)) for name, value in rows]
 
 
 def test_errors_table_names_every_public_error() -> None:
@@ -70,7 +96,7 @@ async def test_program_runs(
 
 def test_kit_example_is_the_one_that_is_run() -> None:
     """The test that the README shows stands, word for word, in the example that is run."""
-    shown = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)[1]
+    shown = re.findall(r"```python\n(.*?)```", _section("## Test your own program under faults"), flags=re.DOTALL)[0]
     assert shown in (Path(__file__).parent.parent / "examples" / "test_counter.py").read_text()
 
 

@@ -8,7 +8,7 @@ The map.  Pure rules decide, one journal makes decisions durable, tasks in nurse
     _leadership      lead: the followers' nursery, the watches, linearizable reads
     _replication     replicate_to: one follower's replicate, pipeline sender and decoder; _heartbeat beside it
     _sending         a snapshot for a follower that the log no longer reaches; _receiving is the other end
-    _taking          snapshots of the own state; _snapshots knows them all, and cuts the log
+    _taking          snapshots of the own state; _snapshots knows them all, and cuts the log; _snapshot_work, in threads
     _election        follow, campaign
     _bootstrap       the exchange before the very first election
     _apply           committed entries to the state machine, results to who waits; restores it first
@@ -22,6 +22,8 @@ The map.  Pure rules decide, one journal makes decisions durable, tasks in nurse
     _codec, _values  bytes of messages, and of commands
     abc              what you may supply: StateMachine, LogStore, SnapshotStore, Transport
     _config, _events, _errors, _messages, _records, _environment
+
+Beside it, for directories that no node is open on: ``recovery``, and ``__main__`` with the commands, both over _tools/.
 
 Nothing imports upward.  Two routes to read along:
 
@@ -52,6 +54,7 @@ from trio_raft._errors import (
     ProtocolError,
     RaftError,
     RaftInternalError,
+    RecoveryRefused,
     Rejected,
     SnapshotCorrupt,
     SnapshotUnavailable,
@@ -147,6 +150,7 @@ __all__ = [
     "ProtocolError",
     "RaftError",
     "RaftInternalError",
+    "RecoveryRefused",
     "Rejected",
     "ReplicationRestarted",
     "RoleChanged",

@@ -9,7 +9,7 @@ done nothing else touches the machine, so this one task owns all that changes it
 """
 
 import inspect
-from typing import Any, Generic, TypeVar, get_args, get_origin
+from typing import Any, Generic, TypeVar, cast, get_args, get_origin
 
 import trio
 
@@ -38,6 +38,9 @@ ResultT = TypeVar("ResultT")
 TURN_SECONDS = 0.005
 """A batch ends early when its calls have taken this long together."""
 
+READ_AHEAD_BATCHES = 4
+"""Read back from the log store at a time; with more, the many new objects are passed through again and again."""
+
 
 class Applier(Generic[CommandT, ResultT]):
     """The one task that touches the state machine."""
@@ -47,6 +50,8 @@ class Applier(Generic[CommandT, ResultT]):
         self._machine = machine
         self._decode = codec.decode
         self._stopwatch = server.environment.clock.stopwatch
+        self._read_back: list[Entry] = []
+        """Entries that had left memory, some of which may not be applied yet."""
 
     async def run(self) -> None:
         """Apply for ever.
@@ -72,8 +77,14 @@ class Applier(Generic[CommandT, ResultT]):
         server, snapshot = self._server, self._server.snapshots.newest
         if snapshot is None:
             raise RaftInternalError(f"the state is to be restored up to {server.snapshots.restore_index} from nothing")
-        run_blocking, began = server.environment.run_blocking, server.environment.clock.now()
-        await run_blocking(Lane.RESTORE, restore_machine, self._machine, server.snapshots.store, snapshot)
+        work, began = server.snapshots.work, server.environment.clock.now()
+        try:
+            await work.run(Lane.RESTORE, restore_machine, self._machine, work.store, snapshot)
+        except (StorageError, SnapshotCorrupt):
+            # One that made room for a newer one need not be read any more.
+            if server.snapshots.newest is snapshot:
+                raise
+            return
         server.note_restored(snapshot.point.index)
         server.events.publish(StateRestored(snapshot.point.index, server.environment.clock.now() - began))
 
@@ -85,9 +96,16 @@ class Applier(Generic[CommandT, ResultT]):
         entries = server.state.log.slice(
             first, max_entries=limits.apply_batch_entries, max_bytes=limits.max_batch_bytes, not_above=last
         )
-        if entries is None:
-            entries = await server.journal.read_back(first, last, max_bytes=limits.max_batch_bytes)
-        return entries
+        if entries is not None:
+            self._read_back = []
+            return entries
+        if not self._read_back or not self._read_back[0].index <= first <= self._read_back[-1].index:
+            # Several batches at once, since each read costs a thread's turn; what is committed never changes.
+            ahead = READ_AHEAD_BATCHES * limits.apply_batch_entries
+            end = LogIndex(min(server.applicable_index, server.state.last_applied + ahead))
+            self._read_back = await server.journal.read_back(first, end, max_bytes=limits.max_batch_bytes)
+        start = first - self._read_back[0].index
+        return self._read_back[start : start + last - first + 1]
 
     @trio.lowlevel.enable_ki_protection
     def _apply_batch(self, entries: list[Entry]) -> None:
@@ -95,11 +113,12 @@ class Applier(Generic[CommandT, ResultT]):
         began = before = stopwatch()
         threshold = server.config.timeouts.loop_blocked_threshold
         applied, size = server.state.last_applied, 0
+        command = EntryKind.COMMAND
         for entry in entries:
             if entry.index != applied + 1:
                 raise RaftInternalError(f"entry {entry.index} would be applied after {applied}")
-            if entry.kind is EntryKind.COMMAND:
-                ticket = tickets.get(entry.index)
+            if entry.kind is command:
+                ticket = tickets.get(entry.index) if tickets else None
                 if ticket is not None and ticket.term != entry.term:
                     raise RaftInternalError(
                         f"the ticket for index {entry.index} is of term {ticket.term}, the entry of {entry.term}"
@@ -127,7 +146,8 @@ class Applier(Generic[CommandT, ResultT]):
             self._end(ticket, entry, failure)
             raise failure from error
         else:
-            self._end(ticket, entry, None, result)
+            if ticket is not None:
+                self._end(ticket, entry, None, result)
 
     def _end(self, ticket: Ticket[object] | None, entry: Entry, error: Exception | None, result: object = None) -> None:
         """Tell whoever waits.  The proposer of an entry that stops the node learns that too: proposed again, it would
@@ -167,8 +187,8 @@ def restore_machine(machine: StateMachine[Any, Any], store: SnapshotStore, snaps
 
 def defines_snapshots(machine: StateMachine[Any, Any]) -> bool:
     """Can its state be captured and restored?  Raises ConfigurationError if it defines one half of that."""
-    cls = type(machine)
-    halves = (cls.snapshot is not StateMachine.snapshot, cls.restore is not StateMachine.restore)
+    cls, base = type(machine), cast("type[StateMachine[Any, Any]]", StateMachine)
+    halves = (cls.snapshot is not base.snapshot, cls.restore is not base.restore)
     if any(halves) and not all(halves):
         has, lacks = ("snapshot", "restore") if halves[0] else ("restore", "snapshot")
         raise ConfigurationError(

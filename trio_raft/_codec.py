@@ -153,7 +153,12 @@ class FrameDecoder:
         header = covered[FRAME_HEADER_BYTES:]
         if zlib.crc32(header, zlib.crc32(covered[: _BEFORE_CHECKSUM.size])) != checksum:
             self._refuse("the checksum of a frame's header does not match its bytes")
-        body = bytes(buffer[body_start : start + size]) if body_length else b""
+        if body_length:
+            # A slice of the buffer itself would be one more copy.
+            with memoryview(buffer) as view:
+                body = bytes(view[body_start : start + size])
+        else:
+            body = b""
         self._start = start + size
         decoder = _DECODERS.get(message_type)
         if decoder is None:

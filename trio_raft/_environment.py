@@ -12,6 +12,7 @@ Production passes Trio's own functions through.  Two points are ours:
   and counted handles, never live state (see ``_storage/wal.py``).
 """
 
+import datetime
 import enum
 import random
 import time
@@ -144,6 +145,11 @@ class Environment:
 def real_environment() -> Environment:
     """Trio's clock, a generator seeded by the system, worker threads."""
     return Environment(clock=TrioClock(), random=random.Random(), run_blocking=ThreadLanes())
+
+
+def date_and_time() -> str:
+    """Now, in UTC, for people to read; nothing is decided by it."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def draw_interval(environment: Environment, shortest: float) -> float:

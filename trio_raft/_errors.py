@@ -5,7 +5,8 @@ error of the same meaning (``trio.ClosedResourceError``, ``trio.WouldBlock``) th
 
 * You called with something wrong: ``ConfigurationError``, ``Rejected`` (your state machine said no).
 * This directory or this machine needs attention: ``DirectoryInUse``, ``DirectoryMismatch``, ``IncarnationRefused``,
-  ``LogCorrupt``, ``SnapshotCorrupt``, ``StorageError``, ``StorageFull``, ``IncompatibleVersion``.
+  ``LogCorrupt``, ``SnapshotCorrupt``, ``StorageError``, ``StorageFull``, ``IncompatibleVersion``,
+  ``RecoveryRefused``.
 * The cluster moved on; ask again, perhaps elsewhere: ``NotLeader``, ``NoLeader``, ``ProposalDropped``,
   ``LeadershipLost``.
 * Your code failed inside the node: ``StateMachineError``.
@@ -97,6 +98,7 @@ class StorageError(RaftError):
         )
         self.path = path
         self.operation = operation
+        self.problem = problem
 
 
 class StorageFull(RaftError):
@@ -156,6 +158,17 @@ class SnapshotUnavailable(RaftError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"no snapshot was taken: {reason}.")
+        self.reason = reason
+
+
+class RecoveryRefused(RaftError):
+    """A recovery, or the restoring or saving of a snapshot, was not begun: ``reason`` says why, and what would help.
+
+    Nothing was changed.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"{reason}. Nothing was changed.")
         self.reason = reason
 
 

@@ -3,12 +3,38 @@
 import attrs
 import trio
 
-from trio_raft._messages import ServerId
+from trio_raft._messages import InstallSnapshotReply, ServerId, SnapshotStatus
 from trio_raft._rules.progress import Progress
 from trio_raft.abc import StoredSnapshot
 
 SMOOTHING = 0.2
 """Weight of the newest round trip in the moving averages of the statistics."""
+
+
+@attrs.define(eq=False)
+class Offer:
+    """A snapshot that is offered to a follower, over as many transfers as it takes."""
+
+    snapshot: StoredSnapshot
+    acknowledged: int = 0
+    """Bytes: the most that it ever said it has."""
+    finishing_since: float | None = None
+    """When it first had all of it; seconds on the leader's clock."""
+    refusal: str = ""
+    """The reason that it gave last, so that each is told once."""
+
+    def is_progress(self, reply: InstallSnapshotReply, now: float, *, patience: float) -> bool:
+        """Does this answer count as one to an AppendEntries (R14)?
+
+        Only if the follower is farther than ever before, or makes durable what it has, and not for ever: one that
+        fails at the end and is sent everything anew would hide a log that stands still.
+        """
+        if reply.status is SnapshotStatus.FINISHING:
+            self.finishing_since = now if self.finishing_since is None else self.finishing_since
+            return now - self.finishing_since < patience
+        farther = reply.status is SnapshotStatus.WANTED and reply.offset > self.acknowledged
+        self.acknowledged = max(self.acknowledged, reply.offset)
+        return farther or reply.status is SnapshotStatus.INSTALLED
 
 
 @attrs.define(eq=False)
@@ -25,7 +51,7 @@ class Follower:
     """Failed attempts to replicate to it in this leadership."""
     round_trip: float | None = None
     """Seconds; a moving average over heartbeats."""
-    offered_snapshot: StoredSnapshot | None = None
+    offer: Offer | None = None
     """The snapshot that was last offered to it: an attempt after a failed one goes on with it, if it is still there."""
     append_round_trip: float | None = None
     """Seconds; a moving average over AppendEntries, the follower's disk included."""

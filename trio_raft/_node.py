@@ -194,7 +194,7 @@ class Node(Generic[CommandT, ResultT]):
 
         ``linearizable``: the state reflects every write that completed before this call, on this or any other server;
         it costs one round of heartbeats, shared by concurrent reads, and no log write (dissertation 6.4).  ``stale``:
-        the state as it is here, on any server, at once.
+        the state as it is here, on any server, at once; while it is being restored from a snapshot, once that is done.
 
         The function runs on the event loop; it must not keep or change the machine's state.  Raises NotLeader,
         NoLeader, ``trio.ClosedResourceError``, and whatever the function raises.
@@ -256,10 +256,11 @@ class Node(Generic[CommandT, ResultT]):
         """Take a snapshot of this server's state now, on any server, and cut the log behind it (paper section 7).
 
         Returns the snapshot: ``point`` (index and term), ``size`` in bytes.  If nothing was applied since the newest
-        one, that is returned.  Raises SnapshotUnavailable (the machine defines no ``snapshot``, nothing was applied, or
-        writing failed; the old snapshot stays) and ``trio.ClosedResourceError``.
+        one, that is returned.  It takes as long as writing takes, and a restore that is under way before it.  Raises
+        SnapshotUnavailable (the machine defines no ``snapshot``, nothing was applied, or writing failed; the old
+        snapshot stays) and ``trio.ClosedResourceError``.
 
-        Cancelled: the half-written file is removed, unless others wait for it too; the old snapshot stays.
+        Cancelled: the half-written file is removed soon, unless others wait for it too; the old snapshot stays.
         """
         await trio.lowlevel.checkpoint()
         self._server.check_open()

@@ -75,7 +75,7 @@ class PeerService:
         self._server = server
         self._answer_snapshot = answer_snapshot
         self._connections = 0
-        self._served: dict[tuple[ServerId, Purpose], deque[Channel]] = {}
+        self._served: dict[tuple[ServerId, Purpose], deque[_Served]] = {}
         """Those past the handshake, oldest first."""
 
     async def serve(self, stream: trio.abc.Stream) -> None:
@@ -97,17 +97,16 @@ class PeerService:
         channel = await self._shake_hands(stream)
         if channel is None:
             return
-        served = self._served.setdefault((channel.peer, channel.purpose), deque())
-        served.append(channel)
+        connections = self._served.setdefault((channel.peer, channel.purpose), deque())
+        served = _Served(channel)
+        connections.append(served)
         try:
-            for older in list(served)[:-CONNECTIONS_PER_PURPOSE]:
-                await older.drop()
-            if channel.purpose is Purpose.REPLICATION:
-                await self._serve_replication(channel)
-            elif channel.purpose is Purpose.SNAPSHOT:
-                await self._serve_snapshot(channel)
-            else:
-                await self._serve_control(channel)
+            for older in list(connections)[:-CONNECTIONS_PER_PURPOSE]:
+                # Cancelled, not only dropped: its task may wait for a disk that hangs, and never look at it again.
+                older.scope.cancel()
+                await older.channel.drop()
+            with served.scope:
+                await self._serve_purpose(channel)
         # except* since these arrive in the group of the connection's nursery.
         except* (ProtocolError, append_entries.BadRequest, install_snapshot.BadRequest) as group:
             problem = "; ".join(str(error) for error in leaves(group))
@@ -116,10 +115,18 @@ class PeerService:
             # The usual end: the peer left, or its own side reports the loss.
             pass
         finally:
-            served.remove(channel)
-            if not served:
+            connections.remove(served)
+            if not connections:
                 self._served.pop((channel.peer, channel.purpose), None)
             await channel.drop()
+
+    async def _serve_purpose(self, channel: Channel) -> None:
+        if channel.purpose is Purpose.REPLICATION:
+            await self._serve_replication(channel)
+        elif channel.purpose is Purpose.SNAPSHOT:
+            await self._serve_snapshot(channel)
+        else:
+            await self._serve_control(channel)
 
     async def _shake_hands(self, stream: trio.abc.Stream) -> Channel | None:
         server = self._server
@@ -225,6 +232,15 @@ class PeerService:
     def _check_sender(self, channel: Channel, named: ServerId) -> None:
         if named != channel.peer:
             raise ProtocolError(channel.peer, f"speaks for {named}")
+
+
+@attrs.define(eq=False)
+class _Served:
+    """A connection past the handshake."""
+
+    channel: Channel
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    """Of the task that serves it."""
 
 
 @attrs.frozen

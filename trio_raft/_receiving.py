@@ -9,16 +9,17 @@ finished: the file is checked and becomes visible; then, in one synchronous step
 marker is queued for the log on disk (N8).  From that step on the commit index covers the snapshot, and the next
 question is answered INSTALLED as soon as the disk has the marker.
 
-House rules: everything that a message says is asked again after each await.  A transfer that fails leaves nothing
-behind but its reason.
-"""
+Whose term it is by then does not matter: a snapshot covers what is committed, and that for good.  What does matter is
+asked in that very step: that this server follows, how far it has committed (N2), and what its log holds (N1).
 
-from functools import partial
+House rules: everything that a message says is asked again after each await.  A transfer that fails leaves nothing
+behind but its reason; one that nobody needs any more, as the log has caught up, leaves nothing at all.
+"""
 
 import trio
 
 from trio_raft._environment import Lane
-from trio_raft._errors import RaftError, error_text, leaves
+from trio_raft._errors import RaftError, RaftInternalError
 from trio_raft._messages import InstallSnapshot, InstallSnapshotReply, SnapshotStatus
 from trio_raft._records import LogIndex, Term
 from trio_raft._rules import install_snapshot
@@ -26,6 +27,7 @@ from trio_raft._rules.install_snapshot import Verdict
 from trio_raft._rules.state import Role
 from trio_raft._server import Server
 from trio_raft._snapshot_events import SnapshotFailed, SnapshotReceiving
+from trio_raft._snapshot_work import why_it_failed
 from trio_raft._snapshots import Transfer
 from trio_raft.abc import SnapshotReceiver
 
@@ -38,6 +40,7 @@ class SnapshotService:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._snapshots = server.snapshots
+        self._work = server.snapshots.work
         self._clock = server.environment.clock
         self._lock = trio.Lock()
         """Whoever holds it writes: a connection, or ``run``."""
@@ -50,6 +53,7 @@ class SnapshotService:
         self._problem = ""
         """Why the snapshot with this key could not be finished; told once, to whoever sent it."""
         self._complete = trio.lowlevel.ParkingLot()
+        """Where ``run`` waits."""
 
     # ------------------------------------------------------------------------------------ answering
 
@@ -87,9 +91,10 @@ class SnapshotService:
 
     async def _take(self, request: InstallSnapshot, key: _Key) -> InstallSnapshotReply:
         """Ask everything again, now that it is this message's turn; then write its data, if they are due."""
-        server, term = self._server, request.term
-        if server.state.current_term != term or self._finishing_since is not None:
+        if self._server.state.current_term != request.term:
             return self._reply(SnapshotStatus.WANTED, offset=self._offset(key))
+        if self._finishing_since is not None:
+            return self._finishing(key)
         if request.transfer != self._transfer:
             return self._reply(SnapshotStatus.REFUSED, reason="another transfer has begun since")
         if key != self._key:
@@ -100,7 +105,7 @@ class SnapshotService:
         if receiver is None:
             return self._reply(SnapshotStatus.REFUSED, reason=self._problem)
         if request.data and request.offset == receiver.received:
-            if not await self._write(receiver, request.data):
+            if not await self._write(receiver, request.data, key):
                 return self._reply(SnapshotStatus.REFUSED, reason=self._problem)
             self._report(request)
         if receiver.received == request.total:
@@ -133,41 +138,48 @@ class SnapshotService:
     async def _begin(self, request: InstallSnapshot, key: _Key) -> None:
         """Another snapshot than the one before: what had arrived of that goes."""
         await self._drop_receiver()
-        self._key, self._problem = key, ""
+        try:
+            receiver = await self._work.receive(size=request.total, digest=request.digest)
+        except RaftInternalError:
+            raise
+        except RaftError as error:
+            self._fail(key, error)
+            return
+        self._receiver, self._key, self._problem = receiver, key, ""
         self._snapshots.receiving = Transfer(
             request.last_included_index, total=request.total, done=0, began=self._clock.now()
         )
-        run_blocking = self._server.environment.run_blocking
-        try:
-            self._receiver = await run_blocking(
-                Lane.SNAPSHOT, partial(self._snapshots.store.receive, size=request.total, digest=request.digest)
-            )
-        except (RaftError, OSError) as error:
-            self._fail(error)
+        self._complete.unpark_all()
         self._publish(request)
 
-    async def _write(self, receiver: SnapshotReceiver, data: bytes) -> bool:
+    async def _write(self, receiver: SnapshotReceiver, data: bytes, key: _Key) -> bool:
         try:
-            await self._server.environment.run_blocking(Lane.SNAPSHOT, receiver.write, data)
-        except (RaftError, OSError) as error:
+            await self._work.run(Lane.SNAPSHOT, receiver.write, data)
+        except RaftInternalError:
+            raise
+        except RaftError as error:
             await self._drop_receiver()
-            self._fail(error)
+            self._fail(key, error)
             return False
         except BaseException:
             # Cancelled in the middle of a write: what is there cannot be told, so it is given up.
-            self._receiver, self._key = None, None
+            self.give_up()
             raise
         return True
 
     async def _drop_receiver(self) -> None:
-        receiver, self._receiver = self._receiver, None
+        self.give_up()
+        await self._work.clean_up()
+
+    def give_up(self) -> None:
+        """Let go of what has arrived so far, if anything; ``SnapshotWork.clean_up`` removes it."""
+        receiver, self._receiver, self._key = self._receiver, None, None
         self._snapshots.receiving = None
         if receiver is not None:
-            await self._server.environment.run_blocking(Lane.SNAPSHOT, receiver.abort)
+            self._work.give_up(receiver)
 
-    def _fail(self, error: BaseException) -> None:
-        self._problem = "; ".join(error_text(leaf) for leaf in leaves(error))
-        self._snapshots.receiving = None
+    def _fail(self, key: _Key, error: BaseException) -> None:
+        self._key, self._problem = key, why_it_failed(error)
         self._server.events.publish(SnapshotFailed(self._problem))
 
     def _report(self, request: InstallSnapshot) -> None:
@@ -194,27 +206,49 @@ class SnapshotService:
         """
         while True:
             while self._finishing_since is None:
-                await self._complete.park()
+                await self._wait()
             async with self._lock:
                 await self._finish()
 
+    async def _wait(self) -> None:
+        """Park until a snapshot is whole; if it takes long, look whether it is needed still."""
+        patience = self._server.config.timeouts.replication_stall_timeout
+        with self._clock.move_on_after(float("inf") if self._receiver is None else patience):
+            await self._complete.park()
+        if self._is_superfluous():
+            async with self._lock:
+                # Nobody sends more of it: whoever asks is told that all of it is here already.
+                if self._is_superfluous():
+                    await self._drop_receiver()
+
+    def _is_superfluous(self) -> bool:
+        return self._finishing_since is None and self._is_covered()
+
+    def _is_covered(self) -> bool:
+        """Has the log caught up with what is being received?"""
+        return self._key is not None and self._key[0] <= self._server.state.commit_index
+
     async def _finish(self) -> None:
-        receiver, server = self._receiver, self._server
-        if receiver is None:
+        receiver, key, snapshots = self._receiver, self._key, self._snapshots
+        if receiver is None or key is None:
             raise AssertionError("a snapshot is complete that nobody received")
         try:
-            stored = await server.environment.run_blocking(Lane.SNAPSHOT, receiver.finish)
-        except (RaftError, OSError) as error:
+            if self._is_covered():
+                await self._drop_receiver()
+                return
+            snapshots.is_finishing = True
+            stored = await self._work.run(Lane.SNAPSHOT, receiver.finish)
+            # The log of a candidate or a leader must not change under it.  A leader commits what this covers.
+            while self._server.state.role is not Role.FOLLOWER and not self._is_covered():
+                await self._server.change_lot.park()
+            snapshots.install(stored)
+            self._receiver, self._key, snapshots.receiving = None, None, None
+        except RaftInternalError:
+            raise
+        except RaftError as error:
             await self._drop_receiver()
-            self._fail(error)
-        else:
-            # It is the state of a majority, whoever leads by now; but a candidate's log must not change under it.
-            while server.state.role is not Role.FOLLOWER:
-                await server.change_lot.park()
-            self._snapshots.install(stored)
-            self._receiver, self._key, self._snapshots.receiving = None, None, None
-            await server.environment.run_blocking(
-                Lane.SNAPSHOT, self._snapshots.store.retain, self._snapshots.settings.keep
-            )
+            self._fail(key, error)
         finally:
+            snapshots.is_finishing = False
             self._finishing_since = None
+        await snapshots.retain()

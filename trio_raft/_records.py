@@ -18,7 +18,7 @@ House rule: this module knows bytes and nothing else.
 import enum
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NewType
 
 import attrs
@@ -30,8 +30,10 @@ RECORD_HEADER_BYTES = 32
 """Size of a record's fixed part; data and padding follow."""
 
 _AFTER_CHECKSUM = struct.Struct("<IQQBBHI")
-_HEADER = struct.Struct("<IIQQBBHI")
 _CHECKSUM = struct.Struct("<I")
+_LENGTH = struct.Struct("<4xI")
+_NUMBERS = struct.Struct("<IIQQQ")
+"""A header whose last fields, from the kind on, are read as one number."""
 _PADDING = tuple(bytes(-length % 8) for length in range(8))
 
 
@@ -60,10 +62,9 @@ class EntryKind(enum.IntEnum):
 ENTRY_KINDS = frozenset({EntryKind.COMMAND, EntryKind.NO_OP, EntryKind.CONFIGURATION})
 """Kinds that are entries of the replicated log; only these may arrive from a peer."""
 
-KNOWN_FLAGS = 0
-"""Bits of the flags byte that this version understands.  Two more are reserved: 1 compression, 2 encryption."""
-
-_KINDS_BY_BYTE = {int(kind): kind for kind in EntryKind}
+_KINDS_BY_NUMBER = {int(kind): kind for kind in EntryKind}
+"""By everything that follows the term in a header, as one number: this version knows no flags, and what is reserved is
+zero.  Two bits of the flags have a meaning to come: 1 compression, 2 encryption."""
 
 
 class BadRecord(Exception):
@@ -92,7 +93,8 @@ class Entry:
     @property
     def data(self) -> bytes:
         """The payload: an encoded command, or empty for a no-op."""
-        return self.record[RECORD_HEADER_BYTES : RECORD_HEADER_BYTES + int.from_bytes(self.record[4:8], "little")]
+        record = self.record
+        return record[RECORD_HEADER_BYTES : RECORD_HEADER_BYTES + _LENGTH.unpack_from(record)[0]]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Entry) and self.record == other.record
@@ -122,26 +124,41 @@ def join_records(entries: Sequence[Entry]) -> bytes:
 
 
 def decode_entries(buffer: bytes) -> list[Entry]:
-    """Split a buffer that holds whole records into entries, checking every one.
+    """Split a buffer that holds whole records, and nothing else, into entries, checking every one.
 
     Raises BadRecord for a checksum mismatch, a record cut short, an unknown kind or flag, or non-zero reserved bytes.
     """
+    return decode_entries_at(buffer, _record_offsets(buffer))
+
+
+def decode_entries_at(buffer: bytes, offsets: Iterable[int]) -> list[Entry]:
+    """The entries whose records begin at these places of a buffer, each checked.  Raises as ``decode_entries`` does."""
     entries: list[Entry] = []
     append = entries.append
-    unpack, checksum, kinds = _HEADER.unpack_from, zlib.crc32, _KINDS_BY_BYTE
-    offset, end = 0, len(buffer)
-    while offset < end:
+    unpack, checksum, kind_of = _NUMBERS.unpack_from, zlib.crc32, _KINDS_BY_NUMBER.get
+    view, end = memoryview(buffer), len(buffer)
+    for offset in offsets:
         if end - offset < RECORD_HEADER_BYTES:
             raise BadRecord("the record's header is cut short", offset=offset)
-        crc, length, index, term, kind, flags, reserved, reserved_too = unpack(buffer, offset)
+        crc, length, index, term, number = unpack(buffer, offset)
         after = offset + RECORD_HEADER_BYTES + length + (-length & 7)
         if after > end:
             raise BadRecord(f"the record announces {length} bytes of data, which are not there", offset=offset)
-        record = buffer[offset:after]
-        if checksum(record[4:]) != crc:
+        if checksum(view[offset + 4 : after]) != crc:
             raise BadRecord("the record's checksum does not match its bytes", offset=offset)
-        if flags & ~KNOWN_FLAGS or reserved or reserved_too or kind not in kinds:
-            raise BadRecord(f"kind {kind} with flags {flags:#x} is not known to this version", offset=offset)
-        append(Entry(index, term, kinds[kind], record))
-        offset = after
+        kind = kind_of(number)
+        if kind is None:
+            what = f"kind {number & 0xFF} with flags {number >> 8:#x} is not known to this version"
+            raise BadRecord(what, offset=offset)
+        append(Entry(index, term, kind, buffer[offset:after]))
     return entries
+
+
+def _record_offsets(buffer: bytes) -> Iterator[int]:
+    """Where each record begins, as far as the lengths are to be believed."""
+    offset, end = 0, len(buffer)
+    unpack = _LENGTH.unpack_from
+    while offset < end:
+        yield offset
+        (length,) = unpack(buffer, offset)
+        offset += RECORD_HEADER_BYTES + length + (-length & 7)

@@ -116,6 +116,8 @@ class _Replication:
             try:
                 if self._needs_snapshot():
                     await self._bring_up()
+                    if not self._leads():
+                        return
                 channel = await dial_peer(self._server, self._follower.id, Purpose.REPLICATION)
                 self._process = channel.peer_boot_id
                 try:

@@ -19,19 +19,22 @@ import attrs
 
 from trio_raft._environment import Lane
 from trio_raft._errors import ProtocolError, SnapshotCorrupt, StorageError
-from trio_raft._follower import Follower
+from trio_raft._follower import Follower, Offer
 from trio_raft._messages import InstallSnapshot, InstallSnapshotReply, Message, Purpose, SnapshotStatus
 from trio_raft._peers import dial_peer
 from trio_raft._records import Term
 from trio_raft._rules import install_snapshot
 from trio_raft._server import Server
-from trio_raft._snapshot_events import SnapshotSending
+from trio_raft._snapshot_events import SnapshotFailed, SnapshotSending
 from trio_raft._snapshots import Transfer
-from trio_raft._transport import Channel, ChannelBroken, unanswered
-from trio_raft.abc import SnapshotReader, SnapshotStore, StoredSnapshot
+from trio_raft._transport import Channel, ChannelBroken
+from trio_raft.abc import SnapshotReader
 
 PIECES_IN_FLIGHT = 4
 """Pieces that are sent and not answered yet."""
+
+PIECES_A_SECOND = 4
+"""At least, where a rate is set."""
 
 
 async def send_snapshot(server: Server, follower: Follower) -> None:
@@ -40,13 +43,12 @@ async def send_snapshot(server: Server, follower: Follower) -> None:
     Raises ChannelBroken, HandshakeRefused, ProtocolError and BadReply, after which the caller may try again and goes
     on where this ended; StorageError and SnapshotCorrupt, if this node's own snapshot cannot be read.
     """
-    snapshot, reader = await _open(server, follower)
+    offer, reader = await _open(server, follower)
     try:
-        server.snapshots.pin(follower.id, snapshot.point.index)
-        follower.progress.become_snapshot(snapshot.point.index)
+        follower.progress.become_snapshot(offer.snapshot.point.index)
         channel = await dial_peer(server, follower.id, Purpose.SNAPSHOT)
         try:
-            await _Sending(server, follower, snapshot).run(channel, reader)
+            await _Sending(server, follower, offer, reader).run(channel)
         finally:
             await channel.drop()
     finally:
@@ -55,21 +57,28 @@ async def send_snapshot(server: Server, follower: Follower) -> None:
         reader.close()
 
 
-async def _open(server: Server, follower: Follower) -> tuple[StoredSnapshot, SnapshotReader]:
+async def _open(server: Server, follower: Follower) -> tuple[Offer, SnapshotReader]:
     """The snapshot that was last offered, while there is something to go on with; else the newest."""
-    read, run_blocking = server.snapshots.store.read, server.environment.run_blocking
-    offered = follower.offered_snapshot
-    if offered is not None and offered.point.index >= server.state.log.base_index:
+    snapshots, offer = server.snapshots, follower.offer
+    if offer is not None and offer.snapshot.point.index < server.state.log.base_index:
+        offer = None
+    while True:
+        if offer is None:
+            if snapshots.newest is None:
+                raise AssertionError(f"the log begins at {server.state.log.first_index}, but there is no snapshot")
+            offer = Offer(snapshots.newest)
+        # In the step in which it was chosen: the log could be cut behind it while the file is being opened.
+        snapshots.pin(follower.id, offer.snapshot.point.index)
         try:
-            return offered, await run_blocking(Lane.TRANSFER, read, offered)
+            reader = await snapshots.work.read(offer.snapshot)
         except StorageError:
+            if offer.snapshot is snapshots.newest:
+                raise
             # It made room for newer ones.
-            pass
-    newest = server.snapshots.newest
-    if newest is None:
-        raise AssertionError(f"the log begins at {server.state.log.first_index}, but there is no snapshot")
-    follower.offered_snapshot = newest
-    return newest, await run_blocking(Lane.TRANSFER, read, newest)
+            offer = None
+        else:
+            follower.offer = offer
+            return offer, reader
 
 
 @attrs.frozen
@@ -83,13 +92,15 @@ class _InFlight:
 class _Sending:
     """One transfer."""
 
-    def __init__(self, server: Server, follower: Follower, snapshot: StoredSnapshot) -> None:
+    def __init__(self, server: Server, follower: Follower, offer: Offer, reader: SnapshotReader) -> None:
         self._server = server
         self._clock = server.environment.clock
         self._timeouts = server.config.timeouts
         self._term: Term = server.state.current_term
         self._follower = follower
-        self._snapshot = snapshot
+        self._offer = offer
+        self._snapshot = offer.snapshot
+        self._reader = reader
         self._id = f"{server.environment.random.getrandbits(64):016x}"
         self._in_flight: deque[_InFlight] = deque()
         self._offset = 0
@@ -97,7 +108,7 @@ class _Sending:
         self._not_before = 0.0
         """When the next piece may leave, at the rate that is allowed."""
 
-    async def run(self, channel: Channel, reader: SnapshotReader) -> None:
+    async def run(self, channel: Channel) -> None:
         """Ask, send, ask until it is installed."""
         reply = await self._ask(channel)
         if reply is None or reply.status is SnapshotStatus.INSTALLED:
@@ -105,7 +116,8 @@ class _Sending:
         if reply.status is SnapshotStatus.WANTED:
             self._offset = reply.offset
             self._transfer(done=reply.offset)
-            if not await self._send_all(channel, reader):
+            if not await self._send_all(channel):
+                # Installed already, by what another connection brought; or the leadership is over.
                 return
         while (reply := await self._ask(channel)) is not None and reply.status is not SnapshotStatus.INSTALLED:
             if reply.status is SnapshotStatus.WANTED:
@@ -115,25 +127,28 @@ class _Sending:
 
     # ------------------------------------------------------------------------------------ sending
 
-    async def _send_all(self, channel: Channel, reader: SnapshotReader) -> bool:
-        """Everything from the offset on; False once the leadership is over."""
+    async def _send_all(self, channel: Channel) -> bool:
+        """Everything from the offset on; False if there is nothing more to do."""
         total = self._snapshot.size
         self._publish()
         while self._offset < total or self._in_flight:
             if self._offset < total and len(self._in_flight) < PIECES_IN_FLIGHT:
-                await self._send_piece(channel, reader)
+                await self._send_piece(channel)
             elif not await self._receive(channel):
                 return False
             if not self._server.leads(self._term):
                 return False
         return True
 
-    async def _send_piece(self, channel: Channel, reader: SnapshotReader) -> None:
+    async def _send_piece(self, channel: Channel) -> None:
         settings = self._server.snapshots.settings
-        size = min(settings.chunk_bytes, channel.max_frame_body, self._snapshot.size - self._offset)
-        data, checksum = await self._server.environment.run_blocking(
-            Lane.TRANSFER, _read_piece, reader, self._offset, size
-        )
+        longest = settings.chunk_bytes
+        if settings.bytes_per_second:
+            # At a low rate smaller ones, so that each is a sign of life in time (R14).
+            longest = min(longest, max(settings.bytes_per_second // PIECES_A_SECOND, 1))
+        size = min(longest, channel.max_frame_body, self._snapshot.size - self._offset)
+        work = self._server.snapshots.work
+        data, checksum = await work.run(Lane.TRANSFER, _read_piece, self._reader, self._offset, size)
         if len(data) != size:
             raise SnapshotCorrupt(Path(self._snapshot.name), offset=self._offset + len(data), problem="the file ends")
         if settings.bytes_per_second:
@@ -150,16 +165,13 @@ class _Sending:
         await channel.send(request, request_id=request_id)
 
     async def _receive(self, channel: Channel) -> bool:
-        """The answer to the oldest piece in flight; False once the leadership is over."""
-        with self._clock.move_on_after(self._timeouts.request_timeout) as scope:
-            frame = await channel.receive()
-        if scope.cancelled_caught:
-            raise unanswered(channel.peer, self._timeouts.request_timeout)
+        """The answer to the oldest piece in flight; False if there is nothing more to do."""
+        frame = await channel.receive_within(self._timeouts.request_timeout)
         sent = self._in_flight.popleft()
         if frame.request_id != sent.request_id:
             raise ProtocolError(channel.peer, f"answered piece {frame.request_id} instead of {sent.request_id}")
         reply = await self._digest(frame.message, sent.sent_at)
-        if reply is None:
+        if reply is None or reply.status is SnapshotStatus.INSTALLED:
             return False
         if reply.status is SnapshotStatus.WANTED and reply.offset != sent.end:
             raise ChannelBroken(self._follower.id, f"wants the snapshot from byte {reply.offset}, not from {sent.end}")
@@ -205,23 +217,27 @@ class _Sending:
         if message.term > self._term:
             server.adopt_term(message.term, follower.id)
             return None
-        if message.status is SnapshotStatus.REFUSED:
-            if self._offset == self._snapshot.size:
-                await self._examine_own_file()
-            raise ChannelBroken(follower.id, f"refused the snapshot: {message.reason}")
         index, total = self._snapshot.point.index, self._snapshot.size
         install_snapshot.digest(server.state, follower.progress, index=index, total=total, reply=message)
-        follower.progress.last_append_contact = max(follower.progress.last_append_contact, sent_at)
+        if message.status is SnapshotStatus.REFUSED:
+            await self._refused(message.reason)
+        patience = self._timeouts.replication_stall_timeout
+        if self._offer.is_progress(message, self._clock.now(), patience=patience):
+            follower.progress.last_append_contact = max(follower.progress.last_append_contact, sent_at)
         if message.status is SnapshotStatus.INSTALLED and follower.progress.counts_for_quorum:
             server.matches[follower.id] = follower.progress.match_index
             server.advance_commit()
         return message
 
-    async def _examine_own_file(self) -> None:
-        """Was it refused because it is damaged here?  Raises SnapshotCorrupt if so: this node cannot go on with it."""
-        await self._server.environment.run_blocking(
-            Lane.TRANSFER, _read_through, self._server.snapshots.store, self._snapshot
-        )
+    async def _refused(self, reason: str) -> None:
+        """Raises ChannelBroken, or SnapshotCorrupt if the file is damaged here: this node cannot go on with it."""
+        if reason != self._offer.refusal:
+            self._offer.refusal = reason
+            self._server.events.publish(SnapshotFailed(f"{self._follower.id} refused it: {reason}"))
+        if self._offset == self._snapshot.size:
+            work = self._server.snapshots.work
+            await work.run(Lane.TRANSFER, _read_through, self._reader)
+        raise ChannelBroken(self._follower.id, f"refused the snapshot: {reason}")
 
     # ------------------------------------------------------------------------------------ showing
 
@@ -245,11 +261,7 @@ def _read_piece(reader: SnapshotReader, offset: int, size: int) -> tuple[bytes, 
     return data, zlib.crc32(data)
 
 
-def _read_through(store: SnapshotStore, snapshot: StoredSnapshot) -> None:
+def _read_through(reader: SnapshotReader) -> None:
     """In a thread: raise SnapshotCorrupt if the stored file is damaged."""
-    reader = store.read(snapshot)
-    try:
-        for _ in reader.state():
-            pass
-    finally:
-        reader.close()
+    for _ in reader.state():
+        pass

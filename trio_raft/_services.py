@@ -39,6 +39,9 @@ from trio_raft._startup import Stores
 _OWN_ERRORS = (StorageError, LogCorrupt, SnapshotCorrupt, IncompatibleVersion, StateMachineError)
 """Failures of a node that leave its block as themselves."""
 
+LAST_CLEAN_UP = 0.5
+"""Seconds; what it takes a thread to finish its piece, and to remove a file, many times over."""
+
 _ROLES = {Role.FOLLOWER: follow, Role.CANDIDATE: campaign, Role.LEADER: lead}
 
 
@@ -104,6 +107,7 @@ class Services:
         except BaseException as error:
             failures.append(error)
         try:
+            await self._last_clean_up()
             self._close_stores(failures)
             if failures:
                 crash = what_leaves(failures)
@@ -115,6 +119,15 @@ class Services:
             server.events.close()
         finally:
             self.ended.set()
+
+    async def _last_clean_up(self) -> None:
+        """After an end at once: a snapshot that was never finished goes, unless a disk hangs; then the next start
+        removes it."""
+        work, patience = self._server.snapshots.work, self._server.config.timeouts.close_timeout
+        if work.has_leftovers and not self._journal_scope.cancelled_caught:
+            with self._server.environment.clock.move_on_after(min(patience, LAST_CLEAN_UP)) as scope:
+                scope.shield = True
+                await work.clean_up()
 
     def _close_stores(self, failures: list[BaseException]) -> None:
         """A store may be the user's: what it raises ends the node like any failure, and holds up nobody."""
@@ -142,6 +155,7 @@ class Services:
             raise
         except* BaseException as group:
             failures.append(group)
+        receiving.give_up()
         server.close(what_leaves(failures) if failures else None)
         server.journal.close()
         clock = server.environment.clock
@@ -150,6 +164,7 @@ class Services:
     async def _run_journal(self) -> None:
         with self._journal_scope:
             await self._server.journal.run()
+            await self._server.snapshots.work.clean_up()
             # The work has ended, but a thread that it abandoned keeps its lane, and the directory, until it returns.
             for lane in (Lane.PREPARE, Lane.READ, Lane.SNAPSHOT, Lane.TRANSFER):
                 await self._server.environment.run_blocking(lane, _nothing)

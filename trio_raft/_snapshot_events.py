@@ -26,14 +26,14 @@ class SnapshotTaken:
 
 @attrs.frozen
 class SnapshotFailed:
-    """A snapshot could not be taken or received; what was there before stays."""
+    """A snapshot could not be taken, received, sent or, being too old, removed; what was there before stays."""
 
     reason: str
     logger: ClassVar[str] = "trio_raft.snapshots"
     level: ClassVar[int] = logging.WARNING
 
     def __str__(self) -> str:
-        return f"no snapshot: {self.reason}"
+        return f"trouble with a snapshot: {self.reason}"
 
 
 @attrs.frozen

@@ -8,7 +8,9 @@ The log is cut some way behind the newest snapshot (``trailing_entries``): a ser
 from the log.  While a snapshot is on its way to a follower, the entries that it will need next are *pinned* (N7): else
 the log would be cut again meanwhile, and the follower would need another snapshot, for ever.
 
-House rules: synchronous, and monotonic: the newest snapshot and the state to restore only move forward.
+House rules: changes are synchronous, and monotonic: the newest snapshot and the state to restore only move forward.
+Nothing that the state machine has yet to apply is cut, whatever the newest snapshot covers.  A large cut is made in
+steps, one in each turn of the loop (K1), by the task that takes snapshots.
 """
 
 from collections.abc import Callable
@@ -17,6 +19,8 @@ import attrs
 import trio
 
 from trio_raft._config import Snapshots
+from trio_raft._environment import Lane
+from trio_raft._errors import RaftError, RaftInternalError
 from trio_raft._event_hub import EventHub
 from trio_raft._journal import Journal
 from trio_raft._messages import ServerId
@@ -24,8 +28,12 @@ from trio_raft._records import LogIndex
 from trio_raft._rules import install_snapshot
 from trio_raft._rules.configuration import Configuration
 from trio_raft._rules.state import State
-from trio_raft._snapshot_events import LogCompacted, SnapshotInstalled, SnapshotTaken
-from trio_raft.abc import SnapshotStore, StoredSnapshot
+from trio_raft._snapshot_events import LogCompacted, SnapshotFailed, SnapshotInstalled, SnapshotTaken
+from trio_raft._snapshot_work import SnapshotWork, why_it_failed
+from trio_raft.abc import StoredSnapshot
+
+CUT_ENTRIES = 10_000
+"""Entries that leave the log in one turn of the loop."""
 
 PROGRESS_INTERVAL = 1.0
 """Seconds between two events about one transfer."""
@@ -77,7 +85,7 @@ class ServerSnapshots:
 
     def __init__(
         self,
-        store: SnapshotStore,
+        work: SnapshotWork,
         settings: Snapshots,
         state: State,
         *,
@@ -87,7 +95,7 @@ class ServerSnapshots:
         journal: Journal,
         events: EventHub,
     ) -> None:
-        self.store = store
+        self.work = work
         self.settings = settings
         self.supported = supported
         """Does the state machine define ``snapshot`` and ``restore``?"""
@@ -96,6 +104,8 @@ class ServerSnapshots:
         self.restore_index = restore_index
         """The state machine has to be at least here before it applies anything: where it is behind, the newest
         snapshot is to be restored first."""
+        self.is_finishing = False
+        """A received snapshot is being made visible; ``newest`` is not it yet."""
         self.marker_position = 0
         """Journal position of the newest snapshot's marker, if it was installed in this life."""
         self.taken = 0
@@ -111,9 +121,16 @@ class ServerSnapshots:
         """Where the task that takes snapshots waits for its time."""
         self.on_installed: Callable[[], None] = lambda: None
         """Called in the step in which a snapshot took the place of the log, and is to be restored."""
+        self._uncut = False
+        """Is a cut under way, with more to come?"""
         self._state = state
         self._journal = journal
         self._events = events
+
+    @property
+    def kept(self) -> int:
+        """How many of the newest the store has to keep: one more while it has one that is not noted here yet."""
+        return self.settings.keep + (1 if self.is_finishing else 0)
 
     @property
     def restore_due(self) -> bool:
@@ -140,22 +157,24 @@ class ServerSnapshots:
         """A snapshot of this server's own state is visible."""
         self.taken += 1
         self._events.publish(SnapshotTaken(snapshot.point.index, snapshot.point.term, snapshot.size, seconds))
-        if self.newest is None or self.newest.point.index < snapshot.point.index:
-            self.newest = snapshot
-            self.compact()
+        self._adopt(snapshot)
 
     @trio.lowlevel.enable_ki_protection
     def install(self, snapshot: StoredSnapshot) -> None:
         """A snapshot from a leader is visible: in one step it takes the place of the log that it covers (N8).
 
-        It does nothing if the commit index came as far meanwhile (N2).  Raises AssertionError unless this server is a
-        follower, and where the snapshot contradicts what is committed here.
+        If the commit index came as far meanwhile the log stays as it is (N2); the snapshot is one of this server's all
+        the same.  Whose term it is by now does not matter: what a snapshot covers is committed for good.  Raises
+        AssertionError unless this server is a follower or has committed as far, and where the snapshot contradicts
+        what is committed here.
         """
         point, configuration = snapshot.point, configuration_of(snapshot)
         installed = install_snapshot.install(
             self._state, index=point.index, term=point.term, configuration=configuration
         )
+        self.is_finishing = False
         if installed is None:
+            self._adopt(snapshot)
             return
         self.marker_position = self._journal.save_snapshot(point, keep=installed.kept)
         self.installed += 1
@@ -165,23 +184,54 @@ class ServerSnapshots:
         self._events.publish(SnapshotInstalled(point.index, point.term, snapshot.size, kept_log=installed.kept))
         self.on_installed()
 
+    def _adopt(self, snapshot: StoredSnapshot) -> None:
+        """It is the newest in the store unless there is a newer one.  One of the same point took that one's place."""
+        newest = self.newest
+        if newest is None or newest.point.index <= snapshot.point.index:
+            self.newest = snapshot
+            self.compact()
+
     @trio.lowlevel.enable_ki_protection
-    def compact(self) -> None:
-        """Cut the log as far as the newest snapshot and what is pinned allow."""
+    def compact(self) -> bool:
+        """Cut the log, by one step, as far as the newest snapshot and what is pinned allow.  Is there more to cut?"""
+        log, target, began = self._state.log, self._cut_to(), self._uncut
+        if target is not None:
+            log.compact(LogIndex(min(target, log.base_index + CUT_ENTRIES)))
+        self._uncut = target is not None and log.base_index < target
+        if self._uncut:
+            self.due_lot.unpark_all()
+        elif began or target is not None:
+            self._journal.compact(log.base_index)
+            self._events.publish(LogCompacted(log.first_index))
+        return self._uncut
+
+    def _cut_to(self) -> LogIndex | None:
         if self.newest is None:
-            return
+            return None
         log, settings = self._state.log, self.settings
         lowest = LogIndex(max(log.last_index - settings.pinned_entries, 0))
-        up_to = install_snapshot.compactable(
-            self.newest.point.index,
+        # A snapshot that came too late to be installed may be ahead of what was applied here.
+        reached = max(self._state.last_applied, self.restore_index)
+        return install_snapshot.compactable(
+            min(self.newest.point.index, reached),
             trailing=settings.trailing_entries,
             pins=[max(pin, lowest) for pin in self.pins.values()],
             base_index=log.base_index,
         )
-        if up_to is not None:
-            log.compact(up_to)
-            self._journal.compact(up_to)
-            self._events.publish(LogCompacted(log.first_index))
+
+    @property
+    def cut_due(self) -> bool:
+        """Has a cut begun that has more steps to come?"""
+        return self._uncut
+
+    async def retain(self) -> None:
+        """Remove old snapshots from the store.  A failure is an event: what is too much on the disk harms nothing."""
+        try:
+            await self.work.run(Lane.SNAPSHOT, self.work.store.retain, self.kept)
+        except RaftInternalError:
+            raise
+        except RaftError as error:
+            self._events.publish(SnapshotFailed(why_it_failed(error)))
 
     @trio.lowlevel.enable_ki_protection
     def pin(self, follower: ServerId, index: LogIndex) -> None:

@@ -27,6 +27,7 @@ from trio_raft._rules.log import Log
 from trio_raft._rules.state import State
 from trio_raft._server import Server
 from trio_raft._snapshot_events import SnapshotIgnored
+from trio_raft._snapshot_work import SnapshotWork
 from trio_raft._snapshots import ServerSnapshots, configuration_of
 from trio_raft.abc import (
     LogStore,
@@ -37,6 +38,10 @@ from trio_raft.abc import (
     StoreIdentity,
     Transport,
 )
+
+TAIL_BYTES = 4 << 20
+"""Of the newest entries that a start keeps in memory.  Memory fills with what comes; decoding much that may never be
+asked for would make every start slower."""
 
 
 @attrs.frozen
@@ -77,21 +82,17 @@ async def recover(
     identity = StoreIdentity(config.cluster_id, config.node_id, Incarnation(_draw_id(environment)))
     run_blocking = environment.run_blocking
     found = await run_blocking(Lane.SNAPSHOT, stores.snapshots.open, identity)
+    _check_restore(config, machine, found.newest)
     recovered = await _open_log(config, stores, identity, found, environment)
+    _check_applied(config, machine, recovered)
     await run_blocking(Lane.SNAPSHOT, stores.snapshots.tidy)
-    _check_machine(config, machine, found.newest, recovered)
     clock = environment.clock
     events = EventHub(
         config.node_id,
         stopwatch=clock.stopwatch,
         blocked_threshold=config.timeouts.loop_blocked_threshold,
     )
-    if recovered.cut_bytes:
-        events.publish(TornTailCut(recovered.cut_path, recovered.cut_bytes))
-    for damage in found.damaged:
-        events.publish(SnapshotIgnored(str(damage.path), damage.problem))
-    for name in found.unfinished:
-        events.publish(SnapshotIgnored(name, "it was never finished"))
+    _tell(events, found, recovered)
     journal = Journal(
         stores.log,
         environment,
@@ -102,6 +103,9 @@ async def recover(
     )
     if recovered.superseded:
         journal.save_snapshot(recovered.base, keep=False)
+    elif recovered.base.index:
+        # A crash may have come between a cut and the removal of its files.
+        journal.compact(recovered.base.index)
     bootstrap = _recovered_bootstrap(config, recovered)
     first_start = FirstStart(bootstrap, journal=journal, events=events)
     handshake = Handshake(
@@ -130,7 +134,7 @@ async def recover(
         handshake=handshake,
         events=events,
         snapshots=ServerSnapshots(
-            stores.snapshots,
+            SnapshotWork(stores.snapshots, run_blocking),
             config.snapshots,
             state,
             newest=found.newest,
@@ -144,11 +148,26 @@ async def recover(
     return server
 
 
+def _tell(events: EventHub, found: SnapshotsFound, recovered: Recovered) -> None:
+    """What recovery cut and passed over."""
+    if recovered.cut_bytes:
+        events.publish(TornTailCut(recovered.cut_path, recovered.cut_bytes))
+    _publish_ignored(events, found)
+
+
+def _publish_ignored(events: EventHub, found: SnapshotsFound) -> None:
+    for damage in found.damaged:
+        events.publish(SnapshotIgnored(str(damage.path), damage.problem))
+    for name in found.unfinished:
+        events.publish(SnapshotIgnored(name, "it was never finished"))
+
+
 async def _open_log(
     config: Config, stores: Stores, identity: StoreIdentity, found: SnapshotsFound, environment: Environment
 ) -> Recovered:
     point = found.newest.point if found.newest is not None else None
-    open_log = partial(stores.log.open, identity, memory_bytes=config.limits.log_memory_bytes, snapshot=point)
+    memory_bytes = min(config.limits.log_memory_bytes, TAIL_BYTES)
+    open_log = partial(stores.log.open, identity, memory_bytes=memory_bytes, snapshot=point)
     try:
         recovered: Recovered = await environment.run_blocking(Lane.JOURNAL, open_log)
     except LogCorrupt as error:
@@ -159,14 +178,16 @@ async def _open_log(
     return recovered
 
 
-def _check_machine(
-    config: Config, machine: MachineAbilities, snapshot: StoredSnapshot | None, recovered: Recovered
-) -> None:
-    """A state that cannot be reached from here is no state to start with (S8)."""
+def _check_restore(config: Config, machine: MachineAbilities, snapshot: StoredSnapshot | None) -> None:
+    """Without ``restore`` the state that only a snapshot holds cannot be reached."""
     if snapshot is not None and not machine.snapshots:
         raise ConfigurationError(
             "data_directory", f"{config.data_directory} holds a snapshot, but the state machine defines no restore"
         )
+
+
+def _check_applied(config: Config, machine: MachineAbilities, recovered: Recovered) -> None:
+    """A state that cannot be reached from here is no state to start with (S8)."""
     applied = machine.applied_index or LogIndex(0)
     if applied > recovered.last_index:
         raise ConfigurationError(

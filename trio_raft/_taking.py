@@ -7,8 +7,11 @@ whole, synced, and has its name, the log may be cut (``_snapshots.py``).
 One snapshot is taken at a time.  Whoever asks while one is under way shares it if it was captured after the question;
 nobody waits for a task: ``take`` waits for state, and when the last who asked is cancelled, the work is given up.
 
+This task also cuts the log in steps where much is to go.
+
 House rule: a snapshot that fails harms nothing.  The old one stays, the half-written file is removed, an event says
-why, and the next attempt comes later and later.
+why, and the next attempt comes later and later.  A failure is what the store or the state machine raise; what this
+package gets wrong itself ends the node, here as everywhere.
 """
 
 from collections.abc import Iterator
@@ -18,10 +21,11 @@ import attrs
 import trio
 
 from trio_raft._environment import Lane
-from trio_raft._errors import SnapshotUnavailable, error_text, leaves
+from trio_raft._errors import RaftError, RaftInternalError, SnapshotUnavailable, error_text
 from trio_raft._events import LoopBlocked
 from trio_raft._server import Server
 from trio_raft._snapshot_events import SnapshotFailed
+from trio_raft._snapshot_work import why_it_failed
 from trio_raft.abc import (
     SnapshotConfiguration,
     SnapshotMeta,
@@ -36,6 +40,9 @@ STEP_BYTES = 1 << 20
 
 LONGEST_PAUSE = 60.0
 """Seconds between two attempts of which the first failed."""
+
+_END = bytes(bytearray(b"the end"))
+"""Stands for the end of the pieces, by identity: no machine can yield this very object."""
 
 
 @attrs.define(eq=False)
@@ -81,6 +88,7 @@ class Snapshotter:
             raise SnapshotUnavailable(question.answer.reason) from question.answer
         return question.answer
 
+    @trio.lowlevel.enable_ki_protection
     def _forget(self, question: _Question) -> None:
         for questions in (self._questions, self._answered_by_this):
             if question in questions:
@@ -91,11 +99,11 @@ class Snapshotter:
     # ------------------------------------------------------------------------------------ the task
 
     async def run(self) -> None:
-        """Take snapshots when their time has come, for ever.  Raises nothing of its own."""
+        """Take snapshots when their time has come, for ever."""
         pause = 0.0
         while True:
             await self._wait_until_wanted(pause)
-            wanted_anyway = not self._questions
+            wanted_anyway = self._snapshots.due or not self._questions
             self._answered_by_this, self._questions = self._questions, []
             outcome: StoredSnapshot | SnapshotUnavailable | None = None
             with trio.CancelScope() as scope:
@@ -105,13 +113,23 @@ class Snapshotter:
             failed = isinstance(outcome, SnapshotUnavailable)
             pause = min(max(2 * pause, 1.0), LONGEST_PAUSE) if failed else 0.0
             self._answer(outcome)
+            await self._snapshots.work.clean_up()
 
     async def _wait_until_wanted(self, pause: float) -> None:
-        """Park until somebody asks, or, once ``pause`` is over, until the settings say that it is time."""
+        """Park until somebody asks, or, once ``pause`` is over, until the settings say that it is time.
+
+        Meanwhile cut what is to be cut.  A checkpoint at least.
+        """
+        await trio.lowlevel.checkpoint()
         snapshots, now = self._snapshots, self._clock.now()
         not_before = now + pause
-        due_at = now + snapshots.settings.interval if snapshots.settings.interval else float("inf")
+        interval = snapshots.settings.interval or float("inf")
+        due_at = now + interval
         while not self._questions:
+            if snapshots.cut_due:
+                snapshots.compact()
+                await trio.lowlevel.checkpoint()
+                continue
             now = self._clock.now()
             by_time = now >= due_at and snapshots.entries_since > 0
             if snapshots.supported and (snapshots.due or by_time):
@@ -119,7 +137,7 @@ class Snapshotter:
                     return
                 wake_at = not_before
             else:
-                wake_at = due_at if now < due_at else now + snapshots.settings.interval
+                wake_at = due_at if now < due_at else now + interval
             with self._clock.move_on_at(wake_at):
                 await snapshots.due_lot.park()
 
@@ -134,39 +152,44 @@ class Snapshotter:
     async def _attempt(self) -> StoredSnapshot | SnapshotUnavailable:
         try:
             return await self._take()
-        except SnapshotUnavailable as reason_enough:
-            return reason_enough
-        except Exception as error:
+        except RaftInternalError:
+            raise
+        except RaftError as error:
             # A full or failing disk, or the machine's own code: nothing that was there before is touched.
-            reason = "; ".join(error_text(leaf) for leaf in leaves(error))
+            reason = error.reason if isinstance(error, SnapshotUnavailable) else why_it_failed(error)
             self._server.events.publish(SnapshotFailed(reason))
             unavailable = SnapshotUnavailable(reason)
             unavailable.__cause__ = error
             return unavailable
 
-    async def _take(self) -> StoredSnapshot:
+    async def _take(self) -> StoredSnapshot | SnapshotUnavailable:
         snapshots, server, began = self._snapshots, self._server, self._clock.now()
         while snapshots.restore_due:
             await server.change_lot.park()
         newest, index = snapshots.newest, server.state.last_applied
         if newest is not None and newest.point.index >= index:
+            # One that came from the leader: what was counted before it is in it.
+            snapshots.entries_since = snapshots.bytes_since = 0
             return newest
         if not index:
-            raise SnapshotUnavailable("nothing was applied yet")
+            return SnapshotUnavailable("nothing was applied yet")
         meta = self._meta()
         entries, size = snapshots.entries_since, snapshots.bytes_since
         snapshots.entries_since = snapshots.bytes_since = 0
         try:
             stored = await self._write(meta, self._capture())
         except BaseException:
-            snapshots.entries_since += entries
-            snapshots.bytes_since += size
+            if snapshots.newest is newest:
+                snapshots.entries_since += entries
+                snapshots.bytes_since += size
             raise
         snapshots.note_taken(stored, self._clock.now() - began)
-        await server.environment.run_blocking(Lane.SNAPSHOT, snapshots.store.retain, snapshots.settings.keep)
+        await snapshots.retain()
         return stored
 
     def _meta(self) -> SnapshotMeta:
+        """What the header says.  The configuration is the newest in the log: right while membership cannot change; when
+        it can, this has to be the newest one at or below ``last_applied`` (N6)."""
         state, first_start = self._server.state, self._server.first_start
         configuration = state.configuration
         members = {member: first_start.known_incarnation(member) for member in configuration.members}
@@ -183,39 +206,48 @@ class Snapshotter:
         )
 
     def _capture(self) -> Iterator[bytes]:
-        """In the same step as ``_meta``: the two are of one moment."""
+        """In the same step as ``_meta``: the two are of one moment.  Raises SnapshotUnavailable."""
         clock, server = self._clock, self._server
         began = clock.stopwatch()
         try:
             return iter(self._machine.snapshot())
+        except Exception as error:
+            raise SnapshotUnavailable(error_text(error)) from error
         finally:
             blocked = clock.stopwatch() - began
             if blocked > server.config.timeouts.loop_blocked_threshold:
                 server.events.publish(LoopBlocked(f"{type(self._machine).__name__}.snapshot", blocked))
 
     async def _write(self, meta: SnapshotMeta, pieces: Iterator[bytes]) -> StoredSnapshot:
-        run_blocking = self._server.environment.run_blocking
-        writer = await run_blocking(Lane.SNAPSHOT, self._snapshots.store.begin, meta)
+        work = self._snapshots.work
+        writer = await work.begin(meta)
         try:
-            while await run_blocking(Lane.SNAPSHOT, _write_some, writer, pieces):
+            while await work.run(Lane.SNAPSHOT, _write_some, writer, pieces):
                 pass
-            return await run_blocking(Lane.SNAPSHOT, writer.finish)
+            return await work.run(Lane.SNAPSHOT, writer.finish)
         except BaseException:
-            # Cancelled too: the removal takes its turn behind the step that was abandoned.  Bounded, for a hung disk.
-            with self._clock.move_on_after(self._server.config.timeouts.close_timeout) as scope:
-                scope.shield = True
-                await run_blocking(Lane.SNAPSHOT, writer.abort)
+            work.give_up(writer)
             raise
 
 
 def _write_some(writer: SnapshotWriter, pieces: Iterator[bytes]) -> bool:
     """In a thread: the next pieces, about ``STEP_BYTES`` of them.  Are there more?"""
     size = 0
-    for piece in pieces:
-        if not isinstance(piece, bytes):
-            raise TypeError(f"snapshot() gave {type(piece).__name__}, not bytes")
+    while size < STEP_BYTES:
+        piece = _next_piece(pieces)
+        if piece is _END:
+            return False
         writer.write(piece)
         size += len(piece)
-        if size >= STEP_BYTES:
-            return True
-    return False
+    return True
+
+
+def _next_piece(pieces: Iterator[bytes]) -> bytes:
+    """The machine's own code runs here: whatever it raises is its failure, not the store's."""
+    try:
+        piece = next(pieces, _END)
+    except Exception as error:
+        raise SnapshotUnavailable(error_text(error)) from error
+    if not isinstance(piece, bytes):
+        raise SnapshotUnavailable(f"snapshot() gave {type(piece).__name__}, not bytes")
+    return piece

@@ -146,6 +146,12 @@ class Channel:
             raise ProtocolError(self.peer, f"it answered request {frame.request_id} instead of {request_id}")
         return frame.message
 
+    async def receive_within(self, seconds: float) -> Frame:
+        """``receive``, but an answer is expected, and must come within so many seconds; else ChannelBroken."""
+        with self._clock.move_on_after(seconds):
+            return await self.receive()
+        raise unanswered(self.peer, seconds)
+
     async def request_within(self, seconds: float, message: Message) -> Message:
         """``request``, whose answer must come within so many seconds; else ChannelBroken."""
         with self._clock.move_on_after(seconds):

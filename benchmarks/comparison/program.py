@@ -21,7 +21,7 @@ async def work_until_signal(work: Callable[[Path], Awaitable[None]], *, prefix: 
     status = INTERRUPTED
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_cancel_on_signal, signals, nursery.cancel_scope)
+            nursery.start_soon(cancel_on_signal, signals, nursery.cancel_scope)
             with tempfile.TemporaryDirectory(prefix=prefix, dir=inside) as directory:
                 try:
                     await work(Path(directory))
@@ -33,7 +33,7 @@ async def work_until_signal(work: Callable[[Path], Awaitable[None]], *, prefix: 
     return status
 
 
-async def _cancel_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+async def cancel_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
     """Cancel at the first Ctrl-C, SIGTERM or SIGHUP."""
     async for _ in signals:
         scope.cancel()

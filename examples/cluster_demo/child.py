@@ -51,6 +51,18 @@ class Condition(enum.Enum):
 
 
 @attrs.frozen(kw_only=True)
+class Receiving:
+    """A snapshot that a node is being sent."""
+
+    index: int
+    done: int
+    """Bytes, as ``total``."""
+    total: int
+    bytes_per_second: float
+    seconds_left: float | None
+
+
+@attrs.frozen(kw_only=True)
 class Status:
     """What a node last said about itself."""
 
@@ -59,11 +71,32 @@ class Status:
     leader: str | None
     commit_index: int
     last_applied: int
+    entries_applied: int
+    """By this process, one by one; not what came with a snapshot."""
     why_no_leader: str
     lags: dict[str, int]
     """On a leader: how many entries each follower is known to lack."""
     contact_ages: dict[str, float | None]
     """On a leader: seconds since each follower last answered."""
+    first_index: int
+    """Of the log; what was before it only the snapshot has."""
+    last_index: int
+    """Of the log; ``first_index - 1`` if it is empty."""
+    snapshot_index: int
+    """Of the newest snapshot; 0 if there is none."""
+    snapshots_taken: int
+    """By this process; so is ``snapshots_installed``."""
+    snapshots_installed: int
+    receiving: Receiving | None
+    restoring: bool
+    """Whether the state waits for a snapshot that is being restored."""
+
+    @classmethod
+    def read(cls, message: Message) -> "Status":
+        """From what the node sent."""
+        receiving = message["receiving"]
+        details: Message = {**message, "receiving": Receiving(**receiving) if receiving else None}
+        return cls(**details)
 
 
 @attrs.define(eq=False)
@@ -96,6 +129,8 @@ class Child:
         """How often the process ended without being told to."""
         self.ended_by_itself = False
         """Whether that is how it ended the last time."""
+        self._snapshots_before = (0, 0)
+        """Taken and installed by the processes that have ended."""
         self._arguments = arguments
         self._on_change = on_change
         self._on_event = on_event
@@ -183,6 +218,16 @@ class Child:
         self._become(Condition.STOPPED)
         await self._ended.wait()
 
+    def snapshots(self) -> tuple[int, int]:
+        """How many snapshots this node took, and how many it installed, over all its processes.
+
+        What one did in the last moments before it was killed may be missing.
+        """
+        taken, installed = self._snapshots_before
+        if self.status is not None:
+            taken, installed = taken + self.status.snapshots_taken, installed + self.status.snapshots_installed
+        return taken, installed
+
     def last_words(self) -> str:
         """The last line of the child's log."""
         lines = self.log.read_text(errors="replace").strip().splitlines() if self.log.exists() else []
@@ -217,10 +262,10 @@ class Child:
                 question.answer = message
                 question.resolved.set()
         elif "status" in message:
-            self.status = Status(**message["status"])
+            self.status = Status.read(message["status"])
             self._on_change()
         elif "event" in message:
-            self._on_event(f"{self.name}: {message['event']}")
+            self._on_event(message["event"])
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process is not None:
@@ -231,6 +276,7 @@ class Child:
         self._on_change()
 
     def _end(self) -> None:
+        self._snapshots_before = self.snapshots()
         self._process = self._sender = self.status = None
         self._become(Condition.STOPPED)
         self._resolve_all(f"{self.name} ended")

@@ -66,7 +66,7 @@ class Feed:
 class Cluster:
     """The nodes n1, n2, … as child processes of this one.
 
-    ``patience`` in seconds bounds every wait here, but for START_SECONDS.
+    ``patience`` in seconds bounds every wait here, but for START_SECONDS; ``node_options`` go to every node.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Cluster:
         directory: Path,
         *,
         size: int,
-        heartbeat_timeout: float,
+        node_options: list[str],
         patience: float,
     ) -> None:
         self.feed = feed
@@ -85,6 +85,8 @@ class Cluster:
         """Called when a leader was killed or paused, with which of the two."""
         self.on_majority_back: Callable[[], None] = lambda: None
         """Called when a majority of the nodes runs, and did not before."""
+        self.catching_up: dict[str, int] = {}
+        """Nodes that came back, and up to which entry they have to apply to have what the others had by then."""
         self._had_majority = False
         self._nursery = nursery
         self._changed = trio.lowlevel.ParkingLot()
@@ -98,12 +100,7 @@ class Cluster:
         self.children = {
             name: Child(
                 name,
-                [
-                    name,
-                    *members,
-                    f"--directory={directory / name}",
-                    f"--heartbeat-timeout={heartbeat_timeout}",
-                ],
+                [name, *members, f"--directory={directory / name}", *node_options],
                 log=directory / f"{name}.log",
                 on_change=self._note_change,
                 on_event=feed.say,
@@ -215,9 +212,28 @@ class Cluster:
         if child.condition is not Condition.PAUSED:
             raise WrongMoment(f"{child.name} is {child.condition.value}, not paused")
         self._forget(child)
-        applied_before = child.status.last_applied if child.status is not None else 0
+        applied_before = child.status.entries_applied if child.status is not None else 0
         child.resume()
         self._nursery.start_soon(self._watch_catch_up, child, "resumed", applied_before)
+
+    async def take_snapshot(self, purpose: str) -> None:
+        """Let the leader take a snapshot; the next one, if it goes away meanwhile. Raises OutOfPatience."""
+        problem = "no leader"
+        with trio.move_on_after(self.patience):
+            while True:
+                try:
+                    return await self.take_snapshot_on(await self.wait_leader())
+                except NoAnswer as error:
+                    problem = str(error)
+                await self.wait_change()
+        raise self.out_of_patience(f"{purpose}: no snapshot ({problem})")
+
+    async def take_snapshot_on(self, child: Child) -> None:
+        """Let this node take a snapshot, and say which. Raises NoAnswer."""
+        answer, _ = await child.ask({"do": "snapshot"}, patience=self.patience)
+        if "error" in answer:
+            raise NoAnswer(f"{child.name}: {answer['error']}")
+        self.feed.say(f"the newest snapshot of {child.name} is {answer['index']}, {answer['bytes']:,} bytes")
 
     def out_of_patience(self, what: str) -> OutOfPatience:
         """The error for a wait that took too long, with how every node is."""
@@ -271,13 +287,16 @@ class Cluster:
             try:
                 leader = await self.wait_leader()
                 reached, _ = await leader.ask({"do": "barrier"}, patience=self.patience)
+                self.catching_up[child.name] = reached.get("applied", 0)
                 wait_applied = {"do": "wait_applied", "index": reached.get("applied", 0)}
                 caught_up, _ = await child.ask(wait_applied, patience=self.patience)
             except NoAnswer:
                 return  # stopped again meanwhile
+            finally:
+                self.catching_up.pop(child.name, None)
             if "applied" in reached and "applied" in caught_up:
                 milliseconds = (trio.current_time() - began) * 1000
-                entries = caught_up["applied"] - applied_before
+                entries = caught_up["entries_applied"] - applied_before
                 self.feed.say(
                     f"{child.name} {how} → caught up after {milliseconds:.0f} ms, {entries:,} entries applied"
                 )

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import trio
 
-from .child import DidNotStart
+from .child import DidNotStart, NoAnswer
 from .cluster import Cluster, WrongMoment
 
 KEYS = {
@@ -18,6 +18,7 @@ KEYS = {
     "p": "pause leader",
     "c": "continue",
     "r": "restart",
+    "s": "snapshot",
     "q": "quit",
 }
 
@@ -59,7 +60,7 @@ async def obey_keys(cluster: Cluster) -> None:
             return
         try:
             await _obey(cluster, key)
-        except (WrongMoment, DidNotStart) as error:
+        except (WrongMoment, DidNotStart, NoAnswer) as error:
             cluster.feed.say(str(error))
     await trio.sleep_forever()
 
@@ -76,13 +77,15 @@ def why_no_majority(cluster: Cluster) -> str:
 async def _obey(cluster: Cluster, key: str) -> None:
     leader = cluster.leader()
     match key:
-        case "k" | "p" if leader is None:
+        case "k" | "p" | "s" if leader is None:
             missing = why_no_majority(cluster)
             raise WrongMoment("nobody leads just now" + (f": {missing}" if missing else ""))
         case "k" if leader is not None:
             await cluster.kill(leader)
         case "p" if leader is not None:
             await cluster.pause(leader)
+        case "s" if leader is not None:
+            await cluster.take_snapshot_on(leader)
         case "f":
             followers = [child for child in cluster.running() if child is not leader]
             if not followers:

@@ -4,17 +4,22 @@ It only looks: nothing here changes the cluster.
 """
 
 import trio
+from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from .child import Child, Condition
+from .child import Child, Condition, Receiving
 from .cluster import Cluster
 from .keys import KEYS, why_no_majority
 from .writes import Outcome, Writes
 
 FRAME_SECONDS = 0.1
+
+BAR_WIDTH = 30
+"""Characters."""
 
 COLORS = {"leader": "bold green", "candidate": "yellow", "paused": "bold yellow", "stopped": "bold red"}
 
@@ -33,19 +38,20 @@ def _screen(console: Console, cluster: Cluster, writes: Writes) -> RenderableTyp
     top: list[RenderableType] = [
         Text(f"trio_raft: {len(cluster.children)} nodes, real processes, sockets and disks", style="bold"),
         _nodes(cluster),
+        _bars(cluster),
         _figures(writes),
         Text(why_no_majority(cluster), style="bold red"),
     ]
-    keys = Text("  ").join(Text.assemble((key, "reverse"), f" {meaning}") for key, meaning in KEYS.items())
+    keys = Columns([Text.assemble((key, "reverse"), f" {meaning}") for key, meaning in KEYS.items()], padding=(0, 2))
     taken = sum(len(console.render_lines(part)) for part in [*top, keys])
     return Group(*top, _feed(console, cluster, console.height - taken), keys)
 
 
 def _nodes(cluster: Cluster) -> Table:
-    table = Table(expand=True, box=None, header_style="dim", pad_edge=False)
+    table = Table(expand=True, box=None, header_style="dim", pad_edge=False, collapse_padding=True)
     table.add_column("node")
     table.add_column("is")
-    for heading in ("term", "commit", "applied", "lag", "last contact"):
+    for heading in ("term", "commit", "applied", "lag", "snapshot", "in log", "contact"):
         table.add_column(heading, justify="right")
     for child in cluster.children.values():
         table.add_row(*_row(cluster, child))
@@ -63,15 +69,41 @@ def _row(cluster: Cluster, child: Child) -> list[RenderableType]:
     lag = leader.status.lags.get(child.name, 0) if leader and leader.status else None
     shown_lag = "–" if lag is None else f"{lag:,}"
     if status is None:
-        return [*cells, "–", "–", "–", shown_lag, "–"]
+        return [*cells, "–", "–", "–", shown_lag, "–", "–", "–"]
     return [
         *cells,
         str(status.term),
         f"{status.commit_index:,}",
         f"{status.last_applied:,}",
         shown_lag,
+        f"{status.snapshot_index:,}" if status.snapshot_index else "–",
+        f"{status.last_index - status.first_index + 1:,}",
         _contact(leader, child),
     ]
+
+
+def _bars(cluster: Cluster) -> Table:
+    """How far those have come that are being brought up, by a snapshot or by entries."""
+    table = Table.grid(padding=(0, 1))
+    for child in cluster.running():
+        status = child.status
+        if status is None:
+            continue
+        if status.receiving is not None:
+            bar = ProgressBar(status.receiving.total, status.receiving.done, width=BAR_WIDTH)
+            table.add_row(child.name, f"snapshot {status.receiving.index:,}", bar, _transfer(status.receiving))
+        elif status.restoring:
+            table.add_row(child.name, f"snapshot {status.snapshot_index:,}", "", "is being restored")
+        elif (target := cluster.catching_up.get(child.name, 0)) > status.last_applied:
+            bar = ProgressBar(target, status.last_applied, width=BAR_WIDTH)
+            table.add_row(child.name, f"entry {target:,}", bar, f"{100 * status.last_applied // target} %")
+    return table
+
+
+def _transfer(receiving: Receiving) -> str:
+    left = "" if receiving.seconds_left is None else f", {receiving.seconds_left:.0f} s left"
+    percent = 100 * receiving.done // receiving.total
+    return f"{percent} %, {receiving.bytes_per_second / 1e6:.1f} MB/s{left}"
 
 
 def _contact(leader: Child | None, child: Child) -> str:

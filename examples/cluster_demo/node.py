@@ -9,10 +9,11 @@ other::
     {"id": 2, "do": "barrier"}                             {"id": 2, "applied": 7}     only a leader can
     {"id": 3, "do": "wait_applied", "index": 7}            {"id": 3, "applied": 9}
     {"id": 4, "do": "dump"}                                {"id": 4, "part": [["k1", "v1", [7]], …]} …
-                                                           {"id": 4, "applied": 9}     the last line
+                                                           {"id": 4, "applied": 9, …}  the last line
+    {"id": 5, "do": "snapshot"}                            {"id": 5, "index": 7, "bytes": 512}
 
-Without being asked: ``{"ready": true}`` once the node listens, ``{"status": {…}}`` four times a second and
-at every change of role, ``{"event": "…"}`` for what a person should see.
+Without being asked: ``{"ready": true}`` once the node listens, ``{"status": {…}}`` four times a second, at
+every change of role, and after every snapshot, ``{"event": "…"}`` for what a person should see.
 
 The end of standard input ends the node, so that a controller that was killed leaves no child behind. The
 log goes to standard error.
@@ -23,7 +24,7 @@ import logging
 import os
 import sys
 from functools import partial
-from itertools import islice
+from operator import attrgetter
 from pathlib import Path
 
 import attrs
@@ -32,35 +33,10 @@ import trio
 import trio_raft
 
 from .lines import Message, MessageSender, each_message
+from .machine import KeyValue, Put, each_part
 
 STATUS_INTERVAL = 0.25
 """Seconds between two statuses that nothing prompted."""
-
-DUMP_PART_KEYS = 1000
-"""Keys in one line of a dump: a few milliseconds of work between two turns of the event loop."""
-
-
-@attrs.frozen
-class Put:
-    """The one command: remember a value under a key."""
-
-    key: str
-    value: str
-
-
-class KeyValue(trio_raft.StateMachine[Put, int]):
-    """Keys, values, and at which log index each key was applied: a key that was applied twice shows two."""
-
-    def __init__(self) -> None:
-        # Tuples, never changed in place: a shallow copy is a dump of one instant.
-        self.entries: dict[str, tuple[str, tuple[int, ...]]] = {}
-
-    def apply(self, entry: trio_raft.Committed[Put]) -> int:
-        put = entry.command
-        _, applied_before = self.entries.get(put.key, ("", ()))
-        self.entries[put.key] = (put.value, (*applied_before, entry.index))
-        return entry.index
-
 
 KeyValueNode = trio_raft.Node[Put, int]
 
@@ -71,17 +47,20 @@ async def serve(config: trio_raft.Config) -> None:
     # end.
     requests = trio.lowlevel.FdStream(os.dup(sys.stdin.fileno()))
     sender = MessageSender(trio.lowlevel.FdStream(os.dup(sys.stdout.fileno())))
-    async with trio_raft.open_node(config, KeyValue()) as node:
-        try:
-            async with trio.open_nursery() as nursery:
-                await sender.send({"ready": True})
-                nursery.start_soon(report_status, node, sender)
-                nursery.start_soon(report_events, node, sender)
-                async for request in each_message(requests):
-                    nursery.start_soon(answer, node, request, sender)
-                nursery.cancel_scope.cancel()
-        except* trio.BrokenResourceError:
-            pass  # the controller is gone; its end of standard input says the same
+    machine = KeyValue()
+    async with trio_raft.open_node(config, machine) as node:
+        # Before anything else has its turn, so that no event is missed.
+        with node.events() as events:
+            try:
+                async with trio.open_nursery() as nursery:
+                    await sender.send({"ready": True})
+                    nursery.start_soon(report_status, node, machine, sender)
+                    nursery.start_soon(report_events, events, node, machine, sender)
+                    async for request in each_message(requests):
+                        nursery.start_soon(answer, node, request, sender)
+                    nursery.cancel_scope.cancel()
+            except* trio.BrokenResourceError:
+                pass  # the controller is gone; its end of standard input says the same
 
 
 async def answer(node: KeyValueNode, request: Message, sender: MessageSender) -> None:
@@ -95,9 +74,13 @@ async def answer(node: KeyValueNode, request: Message, sender: MessageSender) ->
                 reply = {"applied": node.last_applied}
             case "wait_applied":
                 await node.wait_applied(request["index"])
-                reply = {"applied": node.last_applied}
+                count = await node.read(attrgetter("entries_applied"), consistency="stale")
+                reply = {"applied": node.last_applied, "entries_applied": count}
             case "dump":
                 reply = await dump(node, request["id"], sender)
+            case "snapshot":
+                taken = await node.snapshot()
+                reply = {"index": taken.point.index, "bytes": taken.size}
             case unknown:
                 reply = {"error": f"{unknown!r} is nothing that a node does"}
     except (trio_raft.RaftError, trio.ClosedResourceError) as error:
@@ -125,17 +108,17 @@ async def dump(node: KeyValueNode, request_id: int, sender: MessageSender) -> Me
     """Send everything that the machine holds at this instant, in parts; the result closes the dump."""
     # Copying a dictionary is many times quicker than listing its items, and nothing else runs meanwhile.
     applied, entries = await node.read(lambda machine: (node.last_applied, machine.entries.copy()), consistency="stale")
-    rows = ((key, *held) for key, held in entries.items())
-    while part := list(islice(rows, DUMP_PART_KEYS)):
+    first_index = node.statistics().first_index
+    for part in each_part(entries):
         await sender.send({"id": request_id, "part": part})
-    return {"applied": applied}
+    return {"applied": applied, "first_index": first_index}
 
 
-async def report_status(node: KeyValueNode, sender: MessageSender) -> None:
+async def report_status(node: KeyValueNode, machine: KeyValue, sender: MessageSender) -> None:
     """Send the node's status at every change of role or leader, and now and then."""
     while True:
         seen = standing(node)
-        await sender.send({"status": status(node)})
+        await sender.send({"status": status(node, machine)})
         with trio.move_on_after(STATUS_INTERVAL):
             await node.wait_for(partial(stands_otherwise, seen))
 
@@ -150,28 +133,56 @@ def stands_otherwise(seen: tuple[str, int, str | None], node: KeyValueNode) -> b
     return standing(node) != seen
 
 
-def status(node: KeyValueNode) -> Message:
+def status(node: KeyValueNode, machine: KeyValue) -> Message:
     """What the controller shows and acts on."""
     statistics = node.statistics()
+    snapshots = statistics.snapshots
     return {
         "role": statistics.role,
         "term": statistics.term,
         "leader": statistics.leader,
         "commit_index": statistics.commit_index,
         "last_applied": statistics.last_applied,
+        "entries_applied": machine.entries_applied,
         "why_no_leader": statistics.why_no_leader,
         "lags": {peer: statistics.last_index - found.match_index for peer, found in statistics.peers.items()},
         "contact_ages": {peer: found.last_contact_age for peer, found in statistics.peers.items()},
+        "first_index": statistics.first_index,
+        "last_index": statistics.last_index,
+        "snapshot_index": snapshots.index,
+        "snapshots_taken": snapshots.taken,
+        "snapshots_installed": snapshots.installed,
+        "receiving": attrs.asdict(snapshots.receiving) if snapshots.receiving else None,
+        "restoring": snapshots.restoring,
     }
 
 
-async def report_events(node: KeyValueNode, sender: MessageSender) -> None:
-    """Pass on what a person should see; roles and leaders the controller reads from the status."""
-    routine = trio_raft.RoleChanged | trio_raft.LeaderChanged | trio_raft.BootstrapDone
-    with node.events() as events:
-        async for event in events:
-            if not isinstance(event, routine):
-                await sender.send({"event": str(event)})
+async def report_events(
+    events: trio_raft.EventReceiver, node: KeyValueNode, machine: KeyValue, sender: MessageSender
+) -> None:
+    """Pass on what a person should see."""
+    async for event in events:
+        if isinstance(event, trio_raft.SnapshotTaken | trio_raft.SnapshotInstalled):
+            # They are counted from the status, and a process that is killed says nothing any more.
+            await sender.send({"status": status(node, machine)})
+        text = describe(node.node_id, event)
+        if text:
+            await sender.send({"event": text})
+
+
+def describe(name: str, event: trio_raft.Event) -> str:
+    """An event in words; empty for what the controller reads from the status, and for what happens all the time."""
+    match event:
+        case trio_raft.RoleChanged() | trio_raft.LeaderChanged() | trio_raft.BootstrapDone():
+            return ""
+        case trio_raft.SnapshotTaken() | trio_raft.LogCompacted() | trio_raft.SnapshotSending():
+            return ""  # the last of them tells of what its receiver tells too
+        case trio_raft.SnapshotReceiving(index=index, received=received, total=total):
+            return f"{name} is being brought up by snapshot {index}: {100 * received // total} %"
+        case trio_raft.SnapshotInstalled(index=index, size=size):
+            return f"{name} installed snapshot {index}: {size:,} bytes"
+        case _:
+            return f"{name}: {event}"
 
 
 def main() -> None:
@@ -179,8 +190,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("node_id")
     parser.add_argument("members", nargs="+", metavar="ID=HOST:PORT", help="every member, this one included")
-    parser.add_argument("--directory", type=Path, required=True, help="where this node keeps its log")
+    parser.add_argument("--directory", type=Path, required=True, help="where this node keeps its log and its snapshots")
     parser.add_argument("--heartbeat-timeout", type=float, required=True, metavar="SECONDS")
+    parser.add_argument("--snapshot-threshold", type=int, required=True, metavar="ENTRIES")
+    parser.add_argument("--trailing", type=int, required=True, metavar="ENTRIES")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
@@ -193,6 +206,9 @@ def main() -> None:
                 heartbeat_timeout=arguments.heartbeat_timeout,
                 election_timeout=arguments.heartbeat_timeout,
                 leader_lease_timeout=arguments.heartbeat_timeout / 2,
+            ),
+            snapshots=trio_raft.Snapshots(
+                threshold_entries=arguments.snapshot_threshold, trailing_entries=arguments.trailing
             ),
         )
         trio.run(serve, config)

@@ -20,6 +20,7 @@ kill leader|follower|NAME     SIGKILL
 pause leader|follower|NAME    SIGSTOP
 resume leader|follower|NAME   SIGCONT; leader is the node that led when it was paused
 restart                       start every node that was killed; paused ones need resume
+snapshot                      the leader takes one now
 sleep S                       S seconds
 verify                        compare all running nodes with what was acknowledged; a script that does not
                               end with it gets one at its end"""
@@ -31,6 +32,7 @@ ARGUMENTS = {
     "pause": "leader|follower|NAME",
     "resume": "leader|follower|NAME",
     "restart": "",
+    "snapshot": "",
     "verify": "",
 }
 """The one argument that a verb takes, if any, by the name that the language gives it."""
@@ -92,6 +94,8 @@ async def run_script(verbs: Sequence[Verb], cluster: Cluster, writes: Writes) ->
                     cluster.resume(cluster.choose_paused(verb.who))
                 case "restart":
                     await cluster.start()
+                case "snapshot":
+                    await cluster.take_snapshot(verb.text)
                 case "sleep":
                     await trio.sleep(verb.seconds)
                 case _:

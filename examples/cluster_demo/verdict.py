@@ -31,6 +31,8 @@ class Dump:
     applied: int
     entries: Mapping[str, tuple[str, tuple[int, ...]]]
     """Key → its value, and the log indices at which it was applied."""
+    first_index: int = 1
+    """Of its log: what was before that, it has from a snapshot."""
 
 
 @attrs.frozen(kw_only=True)
@@ -40,6 +42,8 @@ class Verdict:
     compared: list[str]
     not_compared: list[str]
     """Nodes that were stopped or paused."""
+    first_index: dict[str, int]
+    """Where the log of each compared node begins."""
     lost: int
     phantom: int
     identical: bool
@@ -71,6 +75,7 @@ def judge(ledger: Ledger, dumps: Mapping[str, Dump], *, not_compared: list[str])
     return Verdict(
         compared=sorted(dumps),
         not_compared=not_compared,
+        first_index={name: dump.first_index for name, dump in dumps.items()},
         lost=len(lost),
         phantom=len(phantom),
         identical=bool(contents) and all(entries == contents[0] for entries in contents),
@@ -132,7 +137,8 @@ async def _dump(child: Child, *, patience: float) -> Dump:
     answer, rows = await child.ask({"do": "dump"}, patience=patience)
     if "applied" not in answer:
         raise NoAnswer(f"{child.name}: {answer.get('error')}")
-    return Dump(answer["applied"], {key: (value, tuple(indices)) for key, value, indices in rows})
+    entries = {key: (value, tuple(indices)) for key, value, indices in rows}
+    return Dump(answer["applied"], entries, answer["first_index"])
 
 
 async def _ask(child: Child, what: str, *, patience: float, **details: object) -> dict[str, int]:

@@ -4,6 +4,7 @@ Each released version of the protocol keeps its directory for ever: a later vers
 message here is never changed; a new field gets a new message.
 """
 
+import zlib
 from pathlib import Path
 
 from trio_raft._messages import (
@@ -16,12 +17,15 @@ from trio_raft._messages import (
     Hello,
     HelloReply,
     Incarnation,
+    InstallSnapshot,
+    InstallSnapshotReply,
     LogIndex,
     Message,
     Rejection,
     RequestVote,
     RequestVoteReply,
     ServerId,
+    SnapshotStatus,
     Term,
     Unsupported,
 )
@@ -104,6 +108,39 @@ MESSAGES: dict[str, Message] = {
     "heartbeat_reply": HeartbeatReply(term=Term(7), round=12, ready=False, lease_promise=0.25),
     "bootstrap_statement": BootstrapStatement(incarnations=_INCARNATIONS, done=False),
     "bootstrap_reply": BootstrapReply(incarnations={}, done=True),
+    "install_snapshot_question": InstallSnapshot(
+        term=Term(7),
+        leader=ServerId("n1"),
+        transfer="00c0ffee",
+        last_included_index=LogIndex(_HIGHEST),
+        last_included_term=Term(6),
+        digest="d1" * 32,
+        total=5 << 30,
+        offset=0,
+        checksum=0,
+    ),
+    "install_snapshot": InstallSnapshot(
+        term=Term(7),
+        leader=ServerId("n1"),
+        transfer="00c0ffee",
+        last_included_index=LogIndex(40),
+        last_included_term=Term(6),
+        digest="d1" * 32,
+        total=5 << 30,
+        offset=4 << 30,
+        checksum=zlib.crc32(b"a piece of the file"),
+        data=b"a piece of the file",
+    ),
+    "install_snapshot_reply": InstallSnapshotReply(term=Term(7), status=SnapshotStatus.WANTED, offset=4 << 30),
+    "install_snapshot_reply_finishing": InstallSnapshotReply(
+        term=Term(7), status=SnapshotStatus.FINISHING, offset=5 << 30
+    ),
+    "install_snapshot_reply_installed": InstallSnapshotReply(
+        term=Term(7), status=SnapshotStatus.INSTALLED, offset=5 << 30
+    ),
+    "install_snapshot_reply_refused": InstallSnapshotReply(
+        term=Term(8), status=SnapshotStatus.REFUSED, reason="the sender's term is over"
+    ),
     "unsupported": Unsupported(message_type=77),
 }
 """File name → the message that it holds, with ``REQUEST_ID``."""

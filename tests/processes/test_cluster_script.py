@@ -35,13 +35,6 @@ LAST_DRAWN = 3000
 """Characters of a terminal's output that show its last screen."""
 
 
-@pytest.fixture
-def demo(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Imports a module of the example, as the example itself does."""
-    monkeypatch.syspath_prepend(str(CLUSTER.parent))
-    return lambda name: importlib.import_module(f"cluster_demo.{name}")
-
-
 # ------------------------------------------------------------------------------------------- scripts
 
 
@@ -129,6 +122,7 @@ async def test_script_without_majority() -> None:
         ("sleep 1 2", "sleep takes one argument, S"),
         ("write many", "'many' is no number of writes"),
         ("restart n1", "restart takes no arguments"),
+        ("snapshot leader", "snapshot takes no arguments"),
         ("sleep -1", "'-1' is no number of seconds"),
         ("write 5;; verify", "verb 2, '': there is nothing between two semicolons"),
         ("kill n4", "'n4' is none of leader, follower, n1, n2, n3"),
@@ -352,6 +346,8 @@ async def test_live_view_keys() -> None:
         await terminal.read_until("nothing is paused")
         terminal.press("\x1b[A")
         await terminal.read_until("does nothing here")
+        terminal.press("s")
+        await terminal.read_until("the newest snapshot of n")
         terminal.press("k")
         await terminal.read_until("killed → ", "0 acknowledged writes lost")
         terminal.press("f")

@@ -4,6 +4,7 @@ import random
 
 import attrs
 import pytest
+import trio
 
 import trio_raft
 from tests.support.cluster import Server, running_cluster
@@ -157,7 +158,10 @@ async def test_split_votes_end(autojump_clock: object) -> None:
         stores = prepared_stores({f"n{number}": [1] for number in range(1, 5)})
         async with running_cluster(4, seed=seed, start=False, stores=stores) as cluster:
             cluster.environment = alike_at_first  # type: ignore[method-assign]
-            await cluster.start()
+            # All in the same moment: else the first one would ask before the others' timers ring.
+            async with trio.open_nursery() as starting:
+                for name in cluster.ids:
+                    starting.start_soon(cluster.start, name)
             leader = await cluster.elected()
             led = cluster.leaders_by_term()
             assert [term for term in range(2, leader.term) if term not in led], "no vote was split"

@@ -16,7 +16,7 @@ from trio_raft._messages import AppendEntries, Incarnation, RequestVote, ServerI
 from trio_raft._records import Entry, LogIndex, Term
 from trio_raft._rules.state import Role
 from trio_raft._server import Server
-from trio_raft.abc import Append, Committed, JournalItem, StateMachine
+from trio_raft.abc import Append, Committed, Compact, JournalItem, SnapshotPoint, StateMachine
 from trio_raft.testing._durable import DurableItem
 from trio_raft.testing._invariants import Invariants
 
@@ -29,13 +29,26 @@ class FakeDisk:
 
     incarnation: Incarnation | None
     history: list[int] = attrs.field(factory=list)
+    first_write: int = 1
+    snapshot: SnapshotPoint | None = None
+    damaged_snapshots: list[str] = attrs.field(factory=list)
+    cut_up_to: int = 0
     _news: list[DurableItem] = attrs.field(factory=list)
 
     def write(self, *items: JournalItem) -> None:
         """These are durable now."""
         for item in items:
-            self._news += item.entries if isinstance(item, Append) else [item]
+            match item:
+                case Append(entries):
+                    self._news += entries
+                case Compact(up_to):
+                    self.cut_up_to = up_to
+                case _:
+                    self._news.append(item)
         self.history.append(len(self.history) + 100)
+
+    def base(self) -> int:
+        return self.cut_up_to
 
     def news(self) -> list[DurableItem]:
         news, self._news = self._news, []

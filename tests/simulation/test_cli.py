@@ -2,6 +2,7 @@
 
 import functools
 import io
+import itertools
 import json
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 import trio
 
 from trio_raft.testing.__main__ import main
+from trio_raft.testing._hunting import Hunt, Hunts
 from trio_raft.testing._run import Done, Job, WorkerProcess, work
 from trio_raft.testing._seed import SeedReport
 from trio_raft.testing._summary import Summary
@@ -45,6 +47,20 @@ def test_run_minutes(capfd: pytest.CaptureFixture[str]) -> None:
     """With a time alone the seeds go on until it is over."""
     assert main(["run", "--minutes", "0.001", *SHORT, "--processes", "1", "--json"]) == 0
     assert json.loads(capfd.readouterr().out)["seeds"] >= 1
+
+
+def test_run_in_no_time(capfd: pytest.CaptureFixture[str]) -> None:
+    """However short the time, one seed is run: a run of nothing would prove nothing."""
+    assert main(["run", "--minutes", "0.0000001", *SHORT, "--processes", "2"]) == 0
+    assert capfd.readouterr().out.endswith("passed: 0 of 1 seeds failed\n")
+
+
+def test_run_of_a_cluster_at_rest(capfd: pytest.CaptureFixture[str]) -> None:
+    """The speed of an idle cluster can be measured; no fault is missed in it."""
+    assert main(["run", "--seeds", "0:1", *SHORT, "--profile", "idle", "--processes", "1", "--json"]) == 0
+    result = json.loads(capfd.readouterr().out)
+    assert 0 < result["virtual_seconds_per_core_second"] <= result["virtual_seconds_per_cpu_second"]
+    assert result["faults_that_never_struck"] == []
 
 
 def test_run_of_wishes_that_one_seed_cannot_meet(capfd: pytest.CaptureFixture[str]) -> None:
@@ -94,8 +110,69 @@ def test_mutants_survivor(capfd: pytest.CaptureFixture[str]) -> None:
     """A mutant that no seed catches is a failure."""
     name, _ = CAUGHT
     assert main(["mutants", name, "--seeds", "0:1", "--size", "1", "--faults", "none", *SHORT, "--json"]) == 1
-    [result] = json.loads(capfd.readouterr().out)
-    assert (result["name"], result["caught_by"], result["rule"]) == (name, None, "R7")
+    result = json.loads(capfd.readouterr().out)
+    [mutant] = result["mutants"]
+    assert (mutant["name"], mutant["caught_by"], mutant["rule"]) == (name, None, "R7")
+    assert not result["proved"]
+
+
+# ------------------------------------------------------------------------------------ what counts as caught
+
+
+def hunt_down(*runs: tuple[str | None, SeedReport]) -> Hunts:
+    """Hunt one mutant through these runs, in this order; each says whether it is of the mutant."""
+    caught: list[Hunt] = []
+    hunts = Hunts([CAUGHT[0]], range(5, 50), Wishes(), on_caught=caught.append)
+    [jobs] = hunts.chains()
+    for expected, report in runs:
+        job = next(jobs)
+        assert (job.mutant, job.seed) == (expected, report.seed)
+        assert hunts.note(job, Done(report=report, real_seconds=0.1))
+    # Whoever is not caught is hunted on.
+    assert [job.mutant for job in itertools.islice(jobs, 1)] == [hunt.name for hunt in hunts.survivors]
+    assert [hunt.name for hunt in caught] == [hunt.name for hunt in hunts.hunts.values() if hunt.caught_by is not None]
+    return hunts
+
+
+def broken(seed: int, *, judged: bool = True) -> SeedReport:
+    return make_done(seed, ok=False, judged=judged, violation=f"seed {seed}: two leaders").report
+
+
+def test_hunt_that_a_control_confirms() -> None:
+    """A mutant is caught by a seed that fails with it, and passes without."""
+    name, _ = CAUGHT
+    hunts = hunt_down((name, make_done(5).report), (name, broken(6)), (None, make_done(6).report))
+    assert hunts.hunts[name].caught_by == 6
+    assert hunts.proved
+    assert "1 of 1 mutants caught, within 2 seeds" in hunts.end_of_table(interrupted=False)
+
+
+def test_hunt_whose_control_fails_too() -> None:
+    """A seed that fails without the mutant catches nothing, and is reported as a failure of the code that ships."""
+    name, _ = CAUGHT
+    hunts = hunt_down((name, broken(5)), (None, broken(5)), (name, make_done(6).report))
+    assert hunts.hunts[name].caught_by is None
+    text = hunts.end_of_table(interrupted=False)
+    assert "not counted: without the mutant too: seed 5: two leaders" in text
+    assert "WITHOUT ANY MUTANT: FAILED seed 5: two leaders\nrepeat with: python -m trio_raft.testing replay 5" in text
+    assert [report["seed"] for report in hunts.plain()["failed_controls"]] == [5]  # type: ignore[attr-defined]
+
+
+def test_hunt_in_which_a_mutant_is_caught_and_a_control_fails() -> None:
+    """The table is no proof as long as the code that ships fails a seed, even if every mutant is caught."""
+    name, _ = CAUGHT
+    runs = (name, broken(5)), (None, broken(5)), (name, broken(6)), (None, make_done(6).report)
+    hunts = hunt_down(*runs)
+    assert hunts.hunts[name].caught_by == 6
+    assert not hunts.proved
+
+
+def test_hunt_in_which_the_kit_fails() -> None:
+    """An error of the kit says nothing about the mutant: no control is needed, and the next seed is tried."""
+    name, _ = CAUGHT
+    hunts = hunt_down((name, broken(5, judged=False)), (name, make_done(6).report))
+    assert hunts.hunts[name].unproved == ["no judgement: seed 5: two leaders"]
+    assert not hunts.proved
 
 
 # ------------------------------------------------------------------------------------ bad input
@@ -130,7 +207,7 @@ def test_arguments_that_do_not_parse(arguments: list[str], problem: str, capsys:
         (["run", "--seeds", "4:9", "--faults", "crash,flood"], "seed 4: unknown faults flood. Known: crash, "),
         (
             ["run", "--size", "3", "--ruined", "2", "--faults", "crash,wiped disk"],
-            "seed 0: with the disks of 2 of 3 members ruined (bit flip, wiped disk), no majority is left for ever",
+            "seed 0: with the disks of 2 of 3 members ruined (bit flip, wiped disk, snapshot flip), no majority",
         ),
         (["replay", "3", "--mutant", "no-such"], "there is no mutant 'no-such'. Known: "),
         (["replay", "3", "--last", "-1"], "--last -1: must not be negative"),
@@ -199,8 +276,15 @@ def test_work_answers_line_by_line() -> None:
 
 
 def make_done(seed: int, **changes: object) -> Done:
-    values = {"ok": True, "violation": "", "trace_hash": "h", "virtual_seconds": 20.0, "counts": {"fault: crash": 2}}
-    return Done(report=SeedReport(seed=seed, **{**values, **changes}), real_seconds=0.5)  # type: ignore[arg-type]
+    values = {
+        "ok": True,
+        "violation": "",
+        "judged": True,
+        "trace_hash": "h",
+        "virtual_seconds": 20.0,
+        "counts": {"fault: crash": 2},
+    }
+    return Done(report=SeedReport(seed=seed, **{**values, **changes}), real_seconds=0.5, cpu_seconds=0.25)  # type: ignore[arg-type]
 
 
 def test_summary_adds_up() -> None:
@@ -208,13 +292,20 @@ def test_summary_adds_up() -> None:
     summary = Summary(wishes=Wishes(), wanted=4, processes=2)
     for seed in range(2):
         summary.note(make_done(seed))
-    assert summary.speed == 40.0
+    assert (summary.speed, summary.cpu_speed) == (40.0, 80.0)
     assert summary.counts == {"fault: crash": 4}
     assert (
         summary.progress(1.0)
         == "[###############...............] 2/4 seeds, 2.0/s, 40 virtual in 1 real seconds, 0 failed"
     )
     assert summary.missing() == [fault for fault in FAULTS if fault != "crash"]
+
+
+def test_summary_never_passes_without_a_seed() -> None:
+    """Nothing was run, so nothing was proved."""
+    summary = Summary(wishes=Wishes(), wanted=0, processes=1)
+    assert summary.text(1.0).endswith("FAILED: 0 of 0 seeds failed")
+    assert summary.plain(1.0)["passed"] is False
 
 
 def test_summary_never_passes_with_a_violation() -> None:

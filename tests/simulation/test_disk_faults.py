@@ -186,13 +186,34 @@ def test_later_sync_covers_an_earlier_call() -> None:
 
 
 def test_killed_process_in_a_call() -> None:
-    """The machine survives: everything written is there to be read, and at stake until the next sync."""
+    """The machine survives: everything written is there to be read.  What came after the last sync is at stake until
+    the next; what came before it is not, since the process wrote on only when the sync had returned."""
     disk = two_barriers()
     disk.kill_process()
     assert letters(disk) == "ABC."
-    assert [unit.position // SECTOR_BYTES for unit in disk.unsynced()] == [0, 1, 2]
+    assert letters(disk.snapshot()) == "AB.."
+    assert [unit.position // SECTOR_BYTES for unit in disk.unsynced()] == [2]
     disk.sync(disk.open(FILE, write=True))
     assert letters(disk.snapshot()) == "ABC."
+
+
+def test_calls_that_nobody_waits_for_come_to_their_ends() -> None:
+    """A thread that was abandoned by a node that ended by itself goes on: what it syncs is durable."""
+    disk = two_barriers()
+    disk.finish_calls()
+    assert letters(disk.snapshot()) == "AB.."
+    assert letters(disk.after_power_cut(lambda _: True)) == "ABC."
+
+
+def test_fail_by_prefix() -> None:
+    """Errors may be meant for some files only, by the beginning of their names."""
+    disk, descriptor = make_disk()
+    disk.fail("write", errno.EIO, prefix="another")
+    disk.write(descriptor, b"A" * SECTOR_BYTES, offset=0)
+    assert letters(disk) == "A..."
+    disk.fail("write", errno.EIO, prefix=FILE.name[:2])
+    with pytest.raises(OSError, match="Input/output error"):
+        disk.write(descriptor, b"B" * SECTOR_BYTES, offset=0)
 
 
 def test_calls_do_not_nest() -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from trio_raft.testing._counting import Counter
 from trio_raft.testing._seed import STRIKES, run_seed
-from trio_raft.testing._swarm import FAULTS, PROFILES, Plan, Wishes, draw_plan
+from trio_raft.testing._snapshot_faults import SNAPSHOT_FAULTS
+from trio_raft.testing._swarm import FAULTS, NO_SNAPSHOTS, PROFILES, Plan, Wishes, draw_plan
 
 SEEDS = range(16)
 """Of 20 virtual seconds each; a nightly run takes as many as its time allows."""
@@ -81,9 +82,55 @@ def test_faults_each_has_its_strike() -> None:
 @pytest.mark.parametrize("fault", FAULTS)
 def test_fault_alone(fault: str) -> None:
     """Each kind of fault strikes by itself, and a cluster of five survives it."""
-    report = run_seed(1, wishes=Wishes(seconds=5.0, size=5, faults=(fault,), ruined=2))
+    wishes = Wishes(seconds=5.0, size=5, faults=(fault,), ruined=2)
+    if fault in SNAPSHOT_FAULTS:
+        # They wait for a snapshot; and one is sent where a member was left behind.
+        faults = (fault, "left behind") if fault == "transfer cut" else (fault,)
+        wishes = attrs.evolve(wishes, seconds=10.0, faults=faults, snapshots=True)
+    report = run_seed(1, wishes=wishes)
     assert report.violation == ""
     assert report.counts[f"fault: {fault}"] > 0
+
+
+def test_crashes_tear_writes_and_come_again() -> None:
+    """Crashes find long writes under way, and the recovery after one is put to the test by the next (S3, S4)."""
+    reports = [run_seed(seed, wishes=Wishes(faults=("crash",)), trace=True) for seed in range(1, 4)]
+    assert [report.violation for report in reports] == [""] * 3
+    assert all(any("crash again: " in line for line in report.trace) for report in reports)
+    assert sum(report.counts.get("torn tails cut", 0) for report in reports) > 0
+
+
+def test_directory_errors_reach_the_disk() -> None:
+    """Errors of creating files and of syncing their directory meet nodes that start, and those that prepare (S6)."""
+    wishes = Wishes(faults=("directory error",), seconds=10.0)
+    reports = [run_seed(seed, wishes=wishes) for seed in range(6)]
+    assert [report.violation for report in reports] == [""] * 6
+    for operation in ("create", "sync_directory"):
+        assert sum(report.counts.get(f"disk: {operation} error", 0) for report in reports) > 0, operation
+
+
+@pytest.mark.parametrize("seed", range(1000, 1004))
+def test_seed_with_snapshots(seed: int) -> None:
+    """With tiny thresholds, short logs, and the faults that meet snapshots (N1, N2, N3, N7, N8, S6, S7, S8)."""
+    report = run_seed(seed, wishes=Wishes(snapshots=True))
+    assert report.violation == ""
+    assert report.counts["snapshots taken"] > 0
+
+
+def test_seeds_without_snapshots() -> None:
+    """Whoever wishes it gets a log that only grows."""
+    report = run_seed(1000, wishes=Wishes(snapshots=False, seconds=SECONDS))
+    assert report.violation == ""
+    assert "snapshots taken" not in report.counts
+
+
+def test_plans_with_and_without_snapshots() -> None:
+    """About two thirds of the seeds take snapshots, if nothing else is wished; each with settings of its own."""
+    drawn = [draw_plan(seed).settings.snapshots for seed in range(300)]
+    assert 170 < sum(snapshots != NO_SNAPSHOTS for snapshots in drawn) < 230
+    assert len({str(snapshots) for snapshots in drawn}) > 150
+    assert draw_plan(3, Wishes(snapshots=False)).settings.snapshots == NO_SNAPSHOTS
+    assert NO_SNAPSHOTS not in [draw_plan(seed, Wishes(snapshots=True)).settings.snapshots for seed in range(100)]
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -126,10 +173,10 @@ def test_plan_says_everything() -> None:
 def test_wishes_arguments() -> None:
     """Wishes are written as the command line takes them, so that a failed seed can be repeated."""
     assert Wishes().arguments == []
-    wishes = Wishes(seconds=5.0, size=3, faults=("crash", "old copy"), ruined=1, profile="standard")
+    wishes = Wishes(seconds=5.0, size=3, faults=("crash", "old copy"), ruined=1, profile="standard", snapshots=False)
     assert wishes.arguments == [
         *("--seconds", "5", "--profile", "standard", "--size", "3"),
-        *("--faults", "crash,old copy", "--ruined", "1"),
+        *("--faults", "crash,old copy", "--ruined", "1", "--snapshots", "off"),
     ]
 
 

@@ -14,6 +14,7 @@ from trio_raft._storage.files import Files
 from trio_raft._storage.wal import FileLogStore
 from trio_raft.abc import (
     Append,
+    Compact,
     JournalItem,
     Recovered,
     SaveBootstrap,
@@ -135,6 +136,8 @@ class Image:
                     image = attrs.evolve(image, bootstrap=item)
                 case SaveSnapshot(at, keep):
                     image = image.above(at) if keep else attrs.evolve(image, entries=(), base=at)
+                case Compact():
+                    pass
         return image
 
     def above(self, base: SnapshotPoint) -> "Image":

@@ -98,6 +98,37 @@ def test_failed_sync_forgets_what_it_was_for() -> None:
     assert disk.after_power_cut(nothing).contents(FILE) == b"b" * 512
 
 
+def test_failed_directory_sync_makes_nothing_durable_ever_again() -> None:
+    """After a failed sync of the directory a later one helps only names that are created or removed again."""
+    disk = SimDisk()
+    disk.make_directory(HERE)
+    disk.create(FILE)
+    disk.fail("sync_directory", errno.EIO)
+    with pytest.raises(OSError, match="Input/output"):
+        disk.sync_directory(HERE)
+    disk.sync_directory(HERE)
+    assert disk.paths() == [FILE]
+    assert disk.after_power_cut(nothing).paths() == []
+    disk.remove(FILE)
+    disk.create(FILE)
+    disk.sync_directory(HERE)
+    assert disk.after_power_cut(nothing).paths() == [FILE]
+
+
+def test_removal_that_is_durable_outlives_a_creation_that_was_forgotten() -> None:
+    """A name whose creation was never made durable stays away once its removal was."""
+    disk = SimDisk()
+    disk.make_directory(HERE)
+    disk.create(FILE)
+    disk.fail("sync_directory", errno.EIO)
+    with pytest.raises(OSError, match="Input/output"):
+        disk.sync_directory(HERE)
+    disk.remove(FILE)
+    assert disk.after_power_cut(lambda unit: unit.what == "create").paths() == [FILE]
+    disk.sync_directory(HERE)
+    assert disk.after_power_cut(lambda _: True).paths() == []
+
+
 def test_power_cut_before_an_operation_stops_everything_after_it() -> None:
     """The operation with that number, and all after it, find the machine off."""
     disk = SimDisk()

@@ -227,7 +227,10 @@ def test_removal_without_room_is_tried_again(operation: str) -> None:
         keep_up(store)
     keep_up(store)
     assert numbers(disk)[0] == 3
-    assert disk.unsynced() == []
+    # A removal whose sync has failed may still be undone by a power cut: then its number stands before a gap.
+    for after in (disk.after_power_cut(lambda _: False), disk.after_power_cut(lambda _: True)):
+        found = make_store(after).open(identity(), memory_bytes=0, snapshot=point(2, 1))
+        assert (found.base, found.last_index) == (point(2, 1), 6)
 
 
 @pytest.mark.parametrize("operation", ["remove", "sync_directory"])
@@ -241,7 +244,7 @@ def test_removal_failure_poisons_the_store(operation: str) -> None:
         keep_up(store)
     plan = store.plan([vote(2)])
     assert plan is not None
-    with pytest.raises(AssertionError, match="has failed"):
+    with pytest.raises(StorageError, match="upkeep has failed just now"):
         store.execute(plan)
 
 
@@ -295,6 +298,30 @@ def test_discard_begins_anew_behind_the_snapshot() -> None:
         assert (found.term_runs, found.tail) == (((at.index + 1, 4),), tuple(new.entries))
 
 
+def test_discard_of_a_longer_log_leaves_nothing_in_memory() -> None:
+    """Entries above the snapshot that replaced the log do not come back as its tail (N1)."""
+    disk = SimDisk()
+    store = open_store(disk)
+    save(store, commands(1, 6, term=1))
+    save(store, SaveSnapshot(point(3, 2), keep=False))
+    store.close()
+    found = recover(disk, snapshot=point(3, 2))
+    assert (found.base, found.last_index, found.term_runs, found.tail) == (point(3, 2), 3, (), ())
+
+
+def test_discard_makes_the_base_of_a_shortened_log_known() -> None:
+    """Behind a marker the log begins right above the snapshot, also where older segments are gone (N1)."""
+    disk = SimDisk()
+    store = long_log(disk)
+    save(store, compact(5))
+    keep_up(store)
+    save(store, SaveSnapshot(point(9, 2), keep=False), commands(10, 12, term=2))
+    store.close()
+    assert numbers(disk)[0] == 6
+    found = recover(disk, snapshot=point(11, 2))
+    assert (found.base, found.last_index, found.term_runs) == (point(9, 2), 12, ((10, 2),))
+
+
 def test_keep_leaves_what_follows() -> None:
     """A snapshot that keeps gives up the entries up to its own, and leaves those behind it (N1)."""
     disk = SimDisk()
@@ -331,7 +358,11 @@ def test_append_at_or_below_a_snapshot_is_refused() -> None:
     """Entries that would remove what a snapshot covers are refused before anything is written."""
     store = long_log(SimDisk())
     save(store, SaveSnapshot(point(4, 1), keep=True))
-    for batch in ([commands(4, 4, term=2)], [SaveSnapshot(point(9, 2), keep=False), commands(9, 9, term=2)]):
+    batches: list[list[JournalItem]] = [
+        [commands(4, 4, term=2)],
+        [SaveSnapshot(point(9, 2), keep=False), commands(9, 9, term=2)],
+    ]
+    for batch in batches:
         with pytest.raises(AssertionError, match="does not continue"):
             store.plan(batch)
     assert store.plan([commands(5, 5, term=2)]) is not None
@@ -570,6 +601,8 @@ class Run:
                 data = bytes([count]) * min(size, 3000 // count)
                 new_entries = [entry(first + n, term, data) for n in range(count - 1)]
                 self.save([append(*new_entries, entry(first + count - 1, term, data, last))])
+            case _:
+                pass  # A cut for which there is no place.
 
     def save(self, items: list[JournalItem]) -> None:
         save(self.store, *items)

@@ -23,7 +23,7 @@ import trio.testing
 
 import trio_raft
 from tests.support.wire import Observer, WatchedTransport
-from trio_raft import Config, Limits, MemoryLogStore, Node, Timeouts
+from trio_raft import Config, Limits, MemoryLogStore, MemorySnapshotStore, Node, Snapshots, Timeouts
 from trio_raft._environment import Environment
 from trio_raft._event_hub import EventReceiver
 from trio_raft._events import Event
@@ -31,9 +31,11 @@ from trio_raft._messages import (
     AppendEntries,
     AppendEntriesReply,
     Heartbeat,
+    InstallSnapshotReply,
     Message,
     RequestVote,
     RequestVoteReply,
+    SnapshotStatus,
 )
 from trio_raft._records import EntryKind
 from trio_raft.abc import Transport
@@ -66,6 +68,23 @@ class Journal(trio_raft.StateMachine[bytes, int]):
         return [command for _, _, command in self.applied]
 
 
+class SavedJournal(Journal):
+    """The same, which can be saved, an entry a piece; two versions of the cluster agree on nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.restored: list[int] = []
+        """The index of each snapshot that this life was restored from."""
+
+    def snapshot(self) -> list[bytes]:
+        return [b"%d %d %s\n" % entry for entry in self.applied]
+
+    def restore(self, state: trio_raft.SavedState) -> None:
+        lines = [line.split(b" ", 2) for line in b"".join(state).splitlines()]
+        self.applied = [(int(index), int(term), command) for index, term, command in lines]
+        self.restored.append(state.index)
+
+
 class Draws(random.Random):
     """Chance that makes one server's timeouts the shortest, and the others' longer by half at least."""
 
@@ -83,6 +102,7 @@ class Server:
 
     name: str
     store: MemoryLogStore
+    snapshots: MemorySnapshotStore = attrs.field(factory=MemorySnapshotStore)
     lives: list[Journal] = attrs.field(factory=list)
     began: list[float] = attrs.field(factory=list)
     """When each life began."""
@@ -107,6 +127,7 @@ class Cluster:
         timeouts: Timeouts,
         limits: Limits,
         stores: Mapping[str, MemoryLogStore],
+        snapshots: Snapshots | None,
     ) -> None:
         self.network = MemoryNetwork()
         self.random = random.Random(seed)
@@ -118,7 +139,7 @@ class Cluster:
         """Writes that a caller was told of."""
         self.expected_failures: list[str] = []
         """Servers whose node may end by an error."""
-        self.machine: Callable[[], Journal] = Journal
+        self.machine: Callable[[], Journal] = SavedJournal if snapshots else Journal
         self.observers: list[Observer] = []
         """Called with each message in the moment in which it is sent."""
         self.violations: list[str] = []
@@ -128,6 +149,7 @@ class Cluster:
         self._seed = seed
         self._timeouts = timeouts
         self._limits = limits
+        self._snapshots = snapshots or Snapshots()
 
     # ------------------------------------------------------------------------------------ lives
 
@@ -140,6 +162,7 @@ class Cluster:
             data_directory="/nowhere",
             timeouts=self._timeouts,
             limits=self._limits,
+            snapshots=self._snapshots,
         )
 
     async def start(self, *ids: str, members: Iterable[str] | None = None) -> None:
@@ -162,6 +185,7 @@ class Cluster:
                     config,
                     machine,
                     log_store=server.store,
+                    snapshot_store=server.snapshots,
                     transport=self.transport(server.name),
                     environment=environment,
                 ) as node:
@@ -225,10 +249,18 @@ class Cluster:
                 return f"its store has {vote}"
             case AppendEntries() | Heartbeat() if vote.term < message.term:
                 return f"its store has {vote}"
-            case AppendEntriesReply(success=True) if message.match_index > len(store._entries):
-                return f"its store ends at {len(store._entries)}"
+            case AppendEntriesReply(success=True) if message.match_index > self._reaches(store):
+                return f"its store ends at {self._reaches(store)}"
+            case InstallSnapshotReply(status=SnapshotStatus.INSTALLED) if vote.term < message.term:
+                return f"its store has {vote}"
             case _:
                 return ""
+
+    def _reaches(self, store: MemoryLogStore) -> int:
+        """The last index in a store, or in the newest snapshot beside it, which a marker has yet to note."""
+        [server] = [server for server in self.servers.values() if server.store is store]
+        kept = max((point.index for point in server.snapshots._kept), default=0)
+        return max(kept, store._base.index + len(store._entries))
 
     # ------------------------------------------------------------------------------------ looking
 
@@ -314,8 +346,12 @@ class Cluster:
 
     def holds(self, name: str, index: int, command: bytes) -> bool:
         """Does this server's store hold the command at the index?"""
-        entries = self.servers[name].store._entries
-        return len(entries) >= index and entries[index - 1].data == command
+        store = self.servers[name].store
+        if index <= store._base.index:
+            # Covered by a snapshot, which holds what this life has applied.
+            return command in self.commands(name)
+        position = index - store._base.index - 1
+        return len(store._entries) > position and store._entries[position].data == command
 
     def stored(self, name: str) -> list[tuple[int, bytes]]:
         """(term, data) of the commands in this server's store."""
@@ -377,8 +413,12 @@ async def running_cluster(
     timeouts: Timeouts = Timeouts(),  # noqa: B008  # frozen
     limits: Limits = Limits(event_buffer=100_000),  # noqa: B008  # frozen
     stores: Mapping[str, MemoryLogStore] | None = None,
+    snapshots: Snapshots | None = None,
 ) -> AsyncIterator[Cluster]:
-    """Servers n1, n2 … for the length of a block, started unless told otherwise, and judged at its end."""
+    """Servers n1, n2 … for the length of a block, started unless told otherwise, and judged at its end.
+
+    With ``snapshots`` their machines can be saved.
+    """
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             cluster = Cluster(
@@ -388,6 +428,7 @@ async def running_cluster(
                 timeouts=timeouts,
                 limits=limits,
                 stores=stores or {},
+                snapshots=snapshots,
             )
             if start:
                 await cluster.start()

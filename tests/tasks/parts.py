@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from trio_raft._codec import Frame
-from trio_raft._config import Config, Limits, Timeouts
+from trio_raft._config import Config, Limits, Snapshots, Timeouts
 from trio_raft._environment import Environment
 from trio_raft._event_hub import EventReceiver
 from trio_raft._events import Event
@@ -159,6 +159,7 @@ def make_config(
     members: Sequence[ServerId] = THREE,
     timeouts: Timeouts | None = None,
     limits: Limits | None = None,
+    snapshots: Snapshots | None = None,
 ) -> Config:
     return Config(
         node_id=node_id,
@@ -167,6 +168,7 @@ def make_config(
         data_directory="/nowhere",
         timeouts=timeouts or Timeouts(),
         limits=limits or Limits(),
+        snapshots=snapshots or Snapshots(),
     )
 
 
@@ -263,11 +265,12 @@ def handshake_of(config: Config, *, own: Incarnation | None = None) -> Handshake
     )
 
 
-async def listen_for(server: Server, nursery: trio.Nursery) -> None:
+async def listen_for(server: Server, nursery: trio.Nursery) -> PeerService:
     """Serve the connections of a server's peers."""
     listeners = await server.transport.listen(server.config.listen_address)
     service = PeerService(server, SnapshotService(server).answer)
     nursery.start_soon(trio.serve_listeners, service.serve, list(listeners))
+    return service
 
 
 async def connect(network: MemoryNetwork, server: Server, purpose: Purpose, *, sender: ServerId = N2) -> Channel:

@@ -1,5 +1,7 @@
 """Feeding the state machine: in order, in bounded turns, results to whoever waits."""
 
+from pathlib import Path
+
 import pytest
 import trio
 from trio.testing import MockClock
@@ -8,6 +10,7 @@ from tests.tasks.parts import (
     N1,
     about,
     command,
+    lanes,
     lead_term,
     make_config,
     make_server,
@@ -16,15 +19,25 @@ from tests.tasks.parts import (
     store_of,
     until,
 )
-from trio_raft._apply import TURN_SECONDS, Applier, command_type
+from tests.tasks.saving import Saving, SnapshotsUnderControl, opened_store, save
+from trio_raft._apply import TURN_SECONDS, Applier, command_type, defines_snapshots
 from trio_raft._config import Limits
-from trio_raft._errors import ConfigurationError, RaftInternalError, Rejected, StateMachineError
+from trio_raft._environment import Lane
+from trio_raft._errors import (
+    ConfigurationError,
+    IncompatibleVersion,
+    RaftInternalError,
+    Rejected,
+    StateMachineError,
+    StorageError,
+)
 from trio_raft._events import LoopBlocked
 from trio_raft._records import Entry, LogIndex, Term
 from trio_raft._server import Server
+from trio_raft._snapshot_events import StateRestored
 from trio_raft._tickets import Ticket
 from trio_raft._values import ValueCodec
-from trio_raft.abc import Committed, StateMachine
+from trio_raft.abc import Committed, StateMachine, StoredSnapshot
 
 
 class Recording(StateMachine[bytes, int]):
@@ -253,3 +266,126 @@ def test_command_type_unknown() -> None:
     """A machine that says neither is refused before anything starts."""
     with pytest.raises(ConfigurationError, match="Untyped"):
         command_type(Untyped())
+
+
+# ------------------------------------------------------------------------------------------- restoring
+
+
+class Restoring:
+    """A follower whose log begins behind a snapshot of entry 20, which it has yet to restore."""
+
+    def __init__(self, server: Server, store: SnapshotsUnderControl) -> None:
+        self.server = server
+        self.store = store
+        self.machine = Saving()
+        self.applier = Applier(server, self.machine, ValueCodec[bytes](bytes))
+        self.recorder = record(server)
+
+
+async def restoring(*, state: bytes = b"a\nb\n", version: int = 1) -> Restoring:
+    store = opened_store()
+    server = await make_server(terms=[1] * 25, term=1, snapshots=store)
+    snapshot = save(store, 20, 1, state, version=version)
+    server.state.raise_commit(LogIndex(10))
+    server.state.last_applied = LogIndex(10)
+    server.snapshots.install(snapshot)
+    server.state.raise_commit(LogIndex(25))
+    return Restoring(server, store)
+
+
+async def test_run_restores_before_it_applies(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    """What the log no longer holds comes from the snapshot; then each entry behind it is applied once (N3, S8)."""
+    scene = await restoring()
+    nursery.start_soon(scene.applier.run)
+    await until(lambda: scene.server.state.last_applied == 25)
+    assert scene.machine.restored == [(20, 1)]
+    assert scene.machine.commands == [b"a", b"b", *[b"x"] * 5]
+    assert [event.index for event in scene.recorder.of(StateRestored)] == [20]
+    assert scene.store.reading == []
+
+
+async def test_run_nothing_touches_the_machine_during_a_restore(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    """A restore runs beside the loop, and until it is done nothing is applied, however much is committed (N3, K1)."""
+    scene = await restoring()
+    lanes(scene.server.environment).stall(Lane.RESTORE)
+    nursery.start_soon(scene.applier.run)
+    await trio.sleep(1000)
+    assert (scene.machine.commands, scene.server.state.last_applied) == ([], 10)
+    assert scene.server.snapshots.restore_due
+    lanes(scene.server.environment).resume()
+    await until(lambda: scene.server.state.last_applied == 25)
+
+
+async def test_run_drops_what_it_read_before_an_install(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    """Entries that were being read back when a snapshot was installed are not applied any more (N3)."""
+    store = opened_store()
+    limits = Limits(log_memory_bytes=1)
+    config = make_config(limits=limits)
+    server = await make_server(terms=[1] * 10, term=1, config=config, snapshots=store, latency=1.0)
+    server.state.raise_commit(LogIndex(10))
+    machine = Saving()
+    nursery.start_soon(Applier(server, machine, ValueCodec[bytes](bytes)).run)
+    await trio.sleep(0.5)
+    assert store_of(server).reads == [(1, 10)]
+    server.snapshots.install(save(store, 20, 1, b"a\n"))
+    await until(lambda: server.state.last_applied == 20)
+    assert (machine.commands, machine.restored) == ([b"a"], [(20, 1)])
+
+
+async def test_run_restores_the_newer_one(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    """If the snapshot was removed while its restore began, as a newer one was installed, that one is restored (N3)."""
+    scene = await restoring()
+    newer: list[StoredSnapshot] = []
+
+    def replace() -> None:
+        if not newer:
+            newer.append(save(scene.store, 40, 1, b"c\n"))
+            scene.store.retain(1)
+            scene.server.snapshots.install(newer[0])
+
+    scene.store.hooks["read"] = replace
+    nursery.start_soon(scene.applier.run)
+    await until(lambda: scene.server.state.last_applied == 40)
+    assert (scene.machine.commands, scene.machine.restored) == ([b"c"], [(40, 1)])
+
+
+async def test_run_restore_fails(autojump_clock: MockClock) -> None:
+    """A machine that cannot be restored stops the node, with the snapshot's index and term (X4)."""
+    scene = await restoring()
+    scene.machine.restore_failure = ZeroDivisionError("a bug")
+    with pytest.raises(
+        StateMachineError, match="failed on restoring snapshot 20 of term 1: ZeroDivisionError"
+    ) as caught:
+        await scene.applier.run()
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    assert (scene.server.state.last_applied, scene.store.reading) == (10, [])
+
+
+async def test_run_restore_of_a_later_version(autojump_clock: MockClock) -> None:
+    """A state that a later class wrote is refused before the machine sees any of it."""
+    scene = await restoring(version=2)
+    with pytest.raises(IncompatibleVersion, match="for Saving, has format version 2"):
+        await scene.applier.run()
+    assert scene.machine.restored == []
+
+
+async def test_run_restore_cannot_be_read(autojump_clock: MockClock) -> None:
+    """A snapshot that cannot be read, and has no successor, stops the node."""
+    scene = await restoring()
+    scene.store.failures["read"] = StorageError(Path("/data/s"), "opening", "input/output error")
+    with pytest.raises(StorageError, match="opening of /data/s failed"):
+        await scene.applier.run()
+
+
+def test_defines_snapshots_both_or_neither() -> None:
+    """One half of snapshot and restore is of no use, and a mistake that is told at the start."""
+
+    class Half(Recording):
+        def snapshot(self) -> list[bytes]:
+            return []
+
+    assert (defines_snapshots(Recording()), defines_snapshots(Saving())) == (False, True)
+    with pytest.raises(ConfigurationError, match="Half defines snapshot but not restore"):
+        defines_snapshots(Half())

@@ -15,7 +15,9 @@ from tests.support.cluster import Cluster, Member, running_cluster
 from tests.tasks.cancelling import Cut, every_cut
 from tests.tasks.leftovers import nothing_left, tasks_now
 from tests.tasks.parts import N1, about, commands, make_config, make_server, store_of
+from tests.tasks.saving import Saving, SnapshotsUnderControl
 from tests.tasks.test_open_node import House, Machine
+from trio_raft import open_node
 from trio_raft._bootstrap import settle_first_configuration
 from trio_raft._config import Limits
 from trio_raft._records import LogIndex, Term
@@ -200,6 +202,30 @@ async def test_read_or_wait_cancelled_everywhere(name: str, autojump_clock: Mock
             assert await leader.read(lambda machine: list(machine.commands)) == [b"before"]
         for lot in (leader._server.read_lot, leader._server.change_lot, leader._server.room_lot):
             assert not lot
+
+
+async def test_snapshot_cancelled_everywhere(autojump_clock: MockClock) -> None:
+    """A cancelled ``snapshot`` leaves the old one, and nothing unfinished; the next one works (X2)."""
+    store = SnapshotsUnderControl()
+    house = House()
+    async with open_node(
+        house.config,
+        Saving(),
+        log_store=house.store,
+        snapshot_store=store,
+        transport=house.network.transport(N1),
+        environment=house.environment,
+    ) as node:
+        await node.wait_leader()
+        for cut in every_cut():
+            await node.propose(b"x")
+            before = node.statistics().snapshots.index
+            snapshot = await cut.run(node.snapshot())
+            assert (snapshot is None) is cut.was_made
+            await trio.sleep(1)
+            assert store.unfinished == []
+            assert node.statistics().snapshots.index in (before, node.last_applied)
+            assert (await node.snapshot()).point.index == node.last_applied
 
 
 # ------------------------------------------------------------------------------------------- opening and closing

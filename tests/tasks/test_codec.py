@@ -36,11 +36,14 @@ from trio_raft._messages import (
     HeartbeatReply,
     Hello,
     Incarnation,
+    InstallSnapshot,
+    InstallSnapshotReply,
     LogIndex,
     Message,
     Rejection,
     RequestVote,
     ServerId,
+    SnapshotStatus,
     Term,
 )
 from trio_raft._records import Entry, EntryKind, make_entry
@@ -189,6 +192,13 @@ plain_messages = st.one_of(
         lease_promise=st.floats(allow_nan=False, allow_infinity=False),
     ),
     st.builds(
+        InstallSnapshotReply,
+        term=numbers,
+        status=st.sampled_from(SnapshotStatus),
+        offset=numbers,
+        reason=ids,
+    ),
+    st.builds(
         BootstrapStatement,
         incarnations=st.dictionaries(ids, ids, max_size=5),
         done=st.booleans(),
@@ -220,7 +230,29 @@ def append_entries(draw: st.DrawFn) -> AppendEntries:
     )
 
 
-@hypothesis.given(message=st.one_of(plain_messages, append_entries()), request_id=st.integers(0, (1 << 64) - 1))
+@st.composite
+def install_snapshots(draw: st.DrawFn) -> InstallSnapshot:
+    """A piece that an honest leader could send, or a question."""
+    data = draw(st.binary(max_size=100))
+    offset = draw(st.integers(0, 1 << 40))
+    return InstallSnapshot(
+        term=Term(draw(numbers)),
+        leader=ServerId(draw(ids)),
+        transfer=draw(ids),
+        last_included_index=LogIndex(draw(numbers)),
+        last_included_term=Term(draw(numbers)),
+        digest=draw(ids),
+        total=offset + len(data) + draw(st.integers(0, 1 << 40)),
+        offset=offset,
+        checksum=zlib.crc32(data),
+        data=data,
+    )
+
+
+any_message = st.one_of(plain_messages, append_entries(), install_snapshots())
+
+
+@hypothesis.given(message=any_message, request_id=st.integers(0, (1 << 64) - 1))
 def test_round_trip_any_message(message: Message, request_id: int) -> None:
     """What is encoded is what is decoded, for any message that a server can make."""
     data = encode_frame(message, request_id=request_id)
@@ -228,7 +260,7 @@ def test_round_trip_any_message(message: Message, request_id: int) -> None:
 
 
 @hypothesis.given(
-    messages=st.lists(st.one_of(plain_messages, append_entries()), min_size=1, max_size=4),
+    messages=st.lists(any_message, min_size=1, max_size=4),
     cuts=st.lists(st.integers(0, 4000), max_size=12),
 )
 def test_decoder_any_cuts(messages: list[Message], cuts: list[int]) -> None:
@@ -587,3 +619,49 @@ def test_encode_entries_are_copied_not_encoded() -> None:
     message = AppendEntries(Term(3), ServerId("n1"), LogIndex(5), Term(2), LogIndex(5), entries)
     records = b"".join(item.record for item in entries)
     assert encode_frame(message, request_id=1).endswith(records)
+
+
+# ------------------------------------------------------------------------------------------- pieces of snapshots
+
+PIECE: dict[str, Any] = {
+    "term": 3,
+    "leader": "n1",
+    "transfer": "t1",
+    "last_included_index": 40,
+    "last_included_term": 2,
+    "digest": "d1",
+    "total": 100,
+    "offset": 95,
+}
+
+
+def piece(data: bytes, /, **fields: object) -> bytes:
+    """A frame with a piece of a snapshot; its checksum fits unless it is given."""
+    return frame_of(InstallSnapshot, {**PIECE, "checksum": zlib.crc32(data), **fields}, data)
+
+
+def test_piece_up_to_the_last_byte() -> None:
+    """A piece may reach the end of the snapshot, and no further (N5, W1)."""
+    message = decode_message(piece(b"12345"))
+    assert isinstance(message, InstallSnapshot)
+    assert (message.offset, message.data) == (95, b"12345")
+    assert "6 bytes at 95 of a snapshot of 100" in refusal(piece(b"123456"))
+
+
+def test_piece_with_another_checksum() -> None:
+    """A piece that was damaged on its way is refused (N5)."""
+    assert "do not match their checksum" in refusal(piece(b"12345", checksum=zlib.crc32(b"12346")))
+
+
+def test_piece_header_cannot_bring_data() -> None:
+    """The bytes are the body, whatever the header claims (W1)."""
+    message = decode_message(piece(b"12", data=b"no"))
+    assert isinstance(message, InstallSnapshot)
+    assert message.data == b"12"
+
+
+def test_piece_status_is_known() -> None:
+    """A status that is none is refused, not guessed (W5)."""
+    assert "InstallSnapshotReply is malformed" in refusal(
+        frame_of(InstallSnapshotReply, {"term": 3, "status": "probably", "offset": 0, "reason": ""})
+    )

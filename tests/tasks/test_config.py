@@ -1,11 +1,12 @@
 """Settings: every relation is checked, and every mistake in a file is named by the path of its key."""
 
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
 
-from trio_raft._config import KIBIBYTE, MEBIBYTE, Config, Limits, Timeouts, split_address
+from trio_raft._config import KIBIBYTE, MEBIBYTE, Config, Limits, Snapshots, Timeouts, split_address
 from trio_raft._errors import ConfigurationError
 
 MEMBERS = {"n1": "127.0.0.1:7001", "n2": "127.0.0.1:7002", "n3": "[::1]:7003"}
@@ -75,6 +76,25 @@ def test_limits_are_positive(name: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         Limits(**{name: 0})
     assert caught.value.key == f"limits.{name}"
+
+
+@pytest.mark.parametrize("value", [-1, float("inf"), float("nan")])
+@pytest.mark.parametrize("name", [field.name for field in attrs.fields(Snapshots)])
+def test_snapshots_are_finite_and_not_negative(name: str, value: Any) -> None:
+    """No setting of snapshots may be negative, infinite or no number."""
+    with pytest.raises(ConfigurationError) as caught:
+        Snapshots(**{name: value})
+    assert caught.value.key == f"snapshots.{name}"
+
+
+@pytest.mark.parametrize("name", [field.name for field in attrs.fields(Snapshots)])
+def test_snapshots_off_at_zero(name: str) -> None:
+    """Zero turns a trigger, a rate or a reserve off; a store that keeps nothing makes no sense, nor do empty pieces."""
+    if name in ("keep", "chunk_bytes"):
+        with pytest.raises(ConfigurationError, match="must be at least 1"):
+            Snapshots(**{name: 0})
+    else:
+        Snapshots(**{name: 0})
 
 
 @pytest.mark.parametrize("name", ["max_command_bytes", "max_batch_bytes"])

@@ -1,16 +1,19 @@
 """A write that hangs in the operating system: closing is bounded, and the directory stays locked until it returns."""
 
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
+import attrs
 import pytest
 import trio
 
 import trio_raft
 from tests.tasks.leftovers import descriptors_now, nothing_left
-from trio_raft import Committed, FileLogStore, Timeouts, open_node
+from trio_raft import Committed, FileLogStore, FileSnapshotStore, SavedState, Timeouts, open_node
 from trio_raft._config import KIBIBYTE
 from trio_raft._errors import DirectoryInUse
+from trio_raft._services import LAST_CLEAN_UP
 from trio_raft._storage.files import OsFiles
 from trio_raft._storage.segments import Upkeep
 
@@ -152,3 +155,82 @@ async def test_directory_in_use_by_a_running_node(tmp_path: Path) -> None:
             async with open_node(config, Machine()):
                 raise AssertionError("the body must not run")
         assert await node.propose(b"a") == 1
+
+
+# ------------------------------------------------------------------------------------------- snapshots
+
+
+class Saved(Machine):
+    """One that can be saved."""
+
+    def snapshot(self) -> list[bytes]:
+        return [b"%d" % len(self.commands)]
+
+    def restore(self, state: SavedState) -> None:
+        self.commands = [b"?"] * int(b"".join(state))
+
+
+@pytest.mark.parametrize("forced", [False, True])
+async def test_close_with_a_hung_snapshot(forced: bool, tmp_path: Path) -> None:
+    """A snapshot whose sync hangs delays closing by ``close_timeout`` at most, and not at all if it is to end at once;
+    when it returns nothing of it is left but a name that the next start removes (S10, X2).
+    """
+    config, files = make_config(tmp_path), HangingFiles()
+    snapshots = FileSnapshotStore(config.data_directory, files=files)
+    with nothing_left():
+        began = trio.current_time()
+        with trio.CancelScope() as outer:
+            async with open_node(config, Saved(), snapshot_store=snapshots) as node:
+                await node.wait_leader()
+                await node.propose(b"a")
+                files.hangs = True
+                with trio.move_on_after(0.1):
+                    await node.snapshot()
+                assert files.hanging.is_set()
+                began = trio.current_time()
+                if forced:
+                    outer.cancel()
+        took = trio.current_time() - began
+        assert (0 if forced else CLOSE_TIMEOUT) <= took < (LAST_CLEAN_UP if forced else 0) + 1.9 * CLOSE_TIMEOUT + 0.2
+        assert not files.returned.is_set()
+        files.go.set()
+        await trio.to_thread.run_sync(files.returned.wait, PATIENCE)
+        with trio.fail_after(PATIENCE):
+            while any(str(config.data_directory) in name for name in descriptors_now().values()):
+                await trio.lowlevel.checkpoint()
+        files.hangs = False
+        async with open_node(config, Saved()) as node:
+            await node.wait_leader()
+            await node.barrier()
+            assert not list(config.data_directory.glob("*.partial"))
+            assert (await node.snapshot()).point.index >= 2
+
+
+@pytest.mark.parametrize("forced", [False, True])
+async def test_close_in_the_middle_of_a_snapshot(forced: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closing while a snapshot is written leaves no file that was never finished, in order or at once (X2)."""
+    # This machine may be busy, and the thread take its time.
+    monkeypatch.setattr("trio_raft._services.LAST_CLEAN_UP", PATIENCE)
+    config = make_config(tmp_path)
+    config = attrs.evolve(config, timeouts=attrs.evolve(config.timeouts, close_timeout=PATIENCE))
+    writing = threading.Event()
+
+    class Endless(Saved):
+        def snapshot(self) -> Iterator[bytes]:  # type: ignore[override]
+            while True:
+                writing.set()
+                yield bytes(1 << 16)
+
+    with nothing_left(), trio.CancelScope() as outer:
+        async with open_node(config, Endless()) as node, trio.open_nursery() as nursery:
+            await node.wait_leader()
+            await node.propose(b"a")
+            nursery.start_soon(node.snapshot)
+            await trio.to_thread.run_sync(writing.wait, PATIENCE)
+            assert list(config.data_directory.glob("*.partial"))
+            if forced:
+                outer.cancel()
+            else:
+                nursery.cancel_scope.cancel()
+    assert not list(config.data_directory.glob("*.partial"))
+    assert not list(config.data_directory.glob("*.snapshot"))

@@ -18,7 +18,7 @@ from trio_raft._events import DiskFull, DiskHasRoom, DiskRecovered, DiskStalled,
 from trio_raft._journal import Journal
 from trio_raft._messages import Incarnation
 from trio_raft._records import Entry, LogIndex, Term
-from trio_raft.abc import Append, LogStore, SaveBootstrap, SaveVote, StoreIdentity
+from trio_raft.abc import Append, Compact, LogStore, SaveBootstrap, SaveSnapshot, SaveVote, SnapshotPoint, StoreIdentity
 from trio_raft.testing._environment import test_environment
 
 LATENCY = 0.01
@@ -495,3 +495,58 @@ def test_save_bootstrap_copies_the_map() -> None:
     desk.journal.save_bootstrap(incarnations, done=False)
     incarnations[N2] = Incarnation("b")
     assert list(desk.journal._queue) == [SaveBootstrap({N1: Incarnation("a")}, done=False)]
+
+
+# ------------------------------------------------------------------------------------------- snapshots
+
+
+async def test_save_snapshot_that_keeps_the_log(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    """What a snapshot covers is durable at once; what stands behind it, when its own write has returned (S5)."""
+    desk = make_desk(entries=commands(1, [1] * 5))
+    desk.journal.supersede(commands(6, [1] * 5))
+    position = desk.journal.save_snapshot(SnapshotPoint(LogIndex(8), Term(1)), keep=True)
+    assert (desk.journal.durable_index, position) == (8, 2)
+    nursery.start_soon(desk.journal.run)
+    await desk.journal.wait_durable(position)
+    assert desk.journal.durable_index == 10
+    assert [entry.index for entry in desk.store.on_disk] == [9, 10]
+
+
+async def test_save_snapshot_that_discards_the_log(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    """Without the log nothing that was queued or in hand before makes anything durable above the snapshot (S5, N1)."""
+    desk = make_desk(entries=commands(1, [1] * 5))
+    nursery.start_soon(desk.journal.run)
+    desk.journal.supersede(commands(6, [1] * 5))
+    await until_in_hand(desk)
+    desk.journal.supersede(commands(11, [1] * 5))
+    desk.journal.save_snapshot(SnapshotPoint(LogIndex(8), Term(2)), keep=False)
+    assert desk.journal.durable_index == 8
+    desk.journal.supersede(commands(9, [2]))
+    seen: list[int] = []
+    desk.journal.on_durable = lambda: seen.append(desk.journal.durable_index)
+    await desk.journal.wait_durable(desk.journal.position)
+    assert (seen[0], seen[-1]) == (8, 9)
+    assert [(entry.index, entry.term) for entry in desk.store.on_disk] == [(9, 2)]
+
+
+async def test_compact_keeps_its_place(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    """A cut is carried out in the order of the queue, and no later command joins an item that stands before it (S6)."""
+    desk = make_desk()
+    desk.journal.append(command(1, 1))
+    desk.journal.append(command(2, 1))
+    desk.journal.compact(LogIndex(1))
+    desk.journal.append(command(3, 1))
+    assert [type(item) for item in desk.journal._queue] == [Append, Compact, Append]
+    nursery.start_soon(desk.journal.run)
+    await desk.journal.wait_durable(desk.journal.position)
+    assert [entry.index for entry in desk.store.on_disk] == [2, 3]
+    assert desk.journal.durable_index == 3
+
+
+def test_save_snapshot_closes_the_open_item() -> None:
+    """A command that comes after a marker is not written before it (N8)."""
+    desk = make_desk()
+    desk.journal.append(command(1, 1))
+    desk.journal.save_snapshot(SnapshotPoint(LogIndex(1), Term(1)), keep=True)
+    desk.journal.append(command(2, 1))
+    assert [type(item) for item in desk.journal._queue] == [Append, SaveSnapshot, Append]

@@ -26,7 +26,16 @@ from trio_raft.testing._network import MemoryNetwork
 
 PACKAGE = Path(__file__).parents[2] / "trio_raft"
 
-CLASSES = {"_server.py": "Server", "_journal.py": "Journal", "_first_start.py": "FirstStart", "_apply.py": "Applier"}
+CLASSES = {
+    "_server.py": "Server",
+    "_journal.py": "Journal",
+    "_first_start.py": "FirstStart",
+    "_apply.py": "Applier",
+    "_snapshots.py": "ServerSnapshots",
+    "_snapshot_work.py": "SnapshotWork",
+    "_taking.py": "Snapshotter",
+    "_receiving.py": "SnapshotService",
+}
 
 PROTECTION = "trio.lowlevel.enable_ki_protection"
 
@@ -34,7 +43,17 @@ WITHOUT = {
     "Server.restart_election_timer": "a single assignment is whole or has not begun",
     "FirstStart.meet": "a single assignment",
     "Server.step_down": "does nothing but enter a protected step",
+    "Server._note_installed": "called in the protected step of an install",
     "Server._note_durable": "called by the journal in a protected step",
+    "ServerSnapshots.note_applied": "called in the protected step of an apply",
+    "SnapshotWork.give_up": "a single step, which has happened or not; what is not noted the next start removes",
+    "Snapshotter._answer": "of the snapshotter's own task, which an interrupt ends, and with it the node",
+    "Snapshotter._capture": "of the snapshotter's own task; only the machine's code and an event",
+    "SnapshotService.give_up": "what is not noted the next start removes",
+    "SnapshotService._refuse_once": "of a connection's task, which an interrupt ends, and with it the node",
+    "SnapshotService._fail": "of tasks of the node, which an interrupt ends, and with them the node",
+    "SnapshotService._report": "only shown",
+    "SnapshotService._publish": "only shown",
     "Journal.close": "sets a flag and wakes the writer; repeating it is harmless",
     "Journal._take": "of the journal's own task, which an interrupt ends, and with it the node",
     "Journal._count": "of the journal's own task",

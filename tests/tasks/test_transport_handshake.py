@@ -154,9 +154,9 @@ def test_receiver_of_the_same_id() -> None:
 def test_unknown_purpose_is_refused_by_name() -> None:
     """A purpose that this version does not know is refused, and the refusal names it (W2)."""
     hello = make_handshake(N1).hello(receiver=N2, purpose=Purpose.CONTROL)
-    reply = make_handshake(N2).judge(attrs.evolve(hello, purpose="snapshot"))
+    reply = make_handshake(N2).judge(attrs.evolve(hello, purpose="telepathy"))
     assert (reply.accepted, reply.refusal_code) == (False, "purpose")
-    assert reply.refusal == "n2 serves control, replication, not 'snapshot'"
+    assert reply.refusal == "n2 serves control, replication, snapshot, not 'telepathy'"
 
 
 def test_members_are_compared_during_bootstrap_only() -> None:

@@ -97,20 +97,20 @@ class Installed:
 def install(state: State, *, index: LogIndex, term: Term, configuration: Configuration) -> Installed | None:
     """Put a snapshot in the place of the log up to (index, term), in memory; None if it is not needed any more.
 
-    Its file is complete, checked and durable (S7), and the caller has made sure that it may still be installed in
-    this term (N8).  What the log held may have changed while the bytes arrived, so everything is asked again: N2,
-    N1, and whether it contradicts a committed entry, which raises AssertionError and changes nothing.
+    Its file is complete, checked and durable (S7).  Whose term it is by now does not matter (N8): what it covers is
+    committed, and that for good.  What the log held may have changed while the bytes arrived, so everything is asked
+    again: N2, N1, and whether it contradicts a committed entry, which raises AssertionError and changes nothing.
 
     ``configuration`` is the snapshot's; it replaces the one in force unless that stands in the suffix that stays
     (N6).  ``last_applied`` waits for the state machine.
     """
+    _check_committed(state, index, term)
+    if index <= state.commit_index:
+        return None
     if state.role is not Role.FOLLOWER:
         raise AssertionError(
             f"{state.node_id}, {state.role.value} of term {state.current_term}, must not install a snapshot"
         )
-    _check_committed(state, index, term)
-    if index <= state.commit_index:
-        return None
     kept = state.log.matches(index, term)
     if kept:
         state.log.compact(index)

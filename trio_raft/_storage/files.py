@@ -91,6 +91,21 @@ class Files(Protocol):
         ...
 
 
+class OfflineFiles(Files, Protocol):
+    """What the tools ask for besides, for directories that no node is open on."""
+
+    def hold(self, path: Path) -> int:
+        """Share the lock on this file, which must exist, without writing to it; closing the descriptor gives it up.
+
+        Others may hold it too, but nobody can ``lock`` it meanwhile.  Raises LockHeld at once if somebody has.
+        """
+        ...
+
+    def remove_directory(self, path: Path) -> None:
+        """Remove an empty directory."""
+        ...
+
+
 class OsFiles:
     """The operating system's files."""
 
@@ -120,14 +135,23 @@ class OsFiles:
             # flock belongs to the descriptor, not to the process: it holds between two nodes of one process too.
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
-            os.close(descriptor)
-            raise LockHeld(f"process {holder or 'unknown'} has locked it") from None
+            raise _lock_held(descriptor) from None
         except BaseException:
             os.close(descriptor)
             raise
         # Only for the message above, at night: the lock itself is what counts.
         os.pwrite(descriptor, f"{os.getpid():<31}\n".encode("ascii"), 0)
+        return descriptor
+
+    def hold(self, path: Path) -> int:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _lock_held(descriptor) from None
+        except BaseException:
+            os.close(descriptor)
+            raise
         return descriptor
 
     def create(self, path: Path) -> int:
@@ -168,6 +192,16 @@ class OsFiles:
 
     def remove(self, path: Path) -> None:
         os.unlink(path)
+
+    def remove_directory(self, path: Path) -> None:
+        os.rmdir(path)
+
+
+def _lock_held(descriptor: int) -> LockHeld:
+    """Who has it, as far as the file says; gives the descriptor up."""
+    holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+    os.close(descriptor)
+    return LockHeld(f"process {holder or 'unknown'} has locked it")
 
 
 @contextlib.contextmanager

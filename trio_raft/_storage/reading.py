@@ -9,19 +9,31 @@ House rule: nothing leaves here unchecked: checksum, index and term.
 """
 
 from array import array
+from bisect import bisect_left
 from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
 
 from trio_raft._errors import LogCorrupt
-from trio_raft._records import RECORD_HEADER_BYTES, BadRecord, Entry, LogIndex, Term, decode_entries, record_size
-from trio_raft._storage.entry_map import EntryMap, split_location
+from trio_raft._records import (
+    RECORD_HEADER_BYTES,
+    BadRecord,
+    Entry,
+    LogIndex,
+    Term,
+    decode_entries_at,
+    record_size,
+)
+from trio_raft._storage.entry_map import EntryMap, location_of, split_location
 from trio_raft._storage.files import Files, storage_errors
 from trio_raft._storage.segments import segment_path
 
 CHUNK_BYTES = 64 << 10
-"""Read at a time; a longer record is read by itself."""
+"""Read at a time, and what the last record in it takes beyond."""
+
+LEAST_BYTES = 4 << 10
+"""Read for a record whose length is not known yet."""
 
 
 @attrs.frozen(eq=False)
@@ -56,17 +68,18 @@ def read_entries(plan: ReadPlan, files: Files, directory: Path) -> list[Entry]:
     """At least the first entry of the plan.  Raises LogCorrupt, StorageError."""
     entries: list[Entry] = []
     room = plan.max_bytes
-    reader = _Reader(files, directory)
-    runs = list(reversed(plan.term_runs))
-    _, term = runs.pop()
+    reader = _Reader(plan, files, directory)
     try:
-        for index, location in enumerate(plan.locations, start=plan.first):
-            if runs and runs[-1][0] == index:
-                _, term = runs.pop()
-            entry = reader.entry(location, index=LogIndex(index), term=term)
-            if entries and (room := room - len(entry.record)) < 0:
-                break
-            entries.append(entry)
+        while len(entries) < len(plan.locations):
+            found = reader.entries(len(entries))
+            # The first entry of the plan counts for nothing.
+            room += 0 if entries else len(found[0].record)
+            room -= sum([len(entry.record) for entry in found])
+            if room < 0:
+                while room < 0:
+                    room += len(found.pop().record)
+                return entries + found
+            entries += found
     finally:
         reader.close()
     return entries
@@ -75,37 +88,42 @@ def read_entries(plan: ReadPlan, files: Files, directory: Path) -> list[Entry]:
 class _Reader:
     """One segment at a time, in chunks."""
 
-    def __init__(self, files: Files, directory: Path) -> None:
+    def __init__(self, plan: ReadPlan, files: Files, directory: Path) -> None:
+        self._plan = plan
         self._files = files
         self._directory = directory
         self._number = 0
         self._path = directory
         self._descriptor: int | None = None
-        self._chunk = b""
-        self._start = 0
-        """Where the chunk was read from."""
+        self._runs = list(reversed(plan.term_runs))
+        _, self._term = self._runs.pop()
 
-    def entry(self, location: int, *, index: LogIndex, term: Term) -> Entry:
-        """The entry that stands there, if it is the one with this index and term.  Raises LogCorrupt, StorageError."""
-        number, offset = split_location(location)
+    def entries(self, place: int) -> list[Entry]:
+        """Those of one chunk, from this place of the plan on: at least one.  Raises LogCorrupt, StorageError."""
+        locations, start = self._plan.locations, self._plan.locations[place]
+        number, offset = split_location(start)
         if number != self._number:
             self._turn_to(number)
-        header = self._bytes(offset, RECORD_HEADER_BYTES)
-        record = self._bytes(offset, record_size(int.from_bytes(header[4:8], "little")))
+        # A plan's entries that stand in one segment stand in order there.
+        end = location_of(number + 1, 0)
+        behind = bisect_left(locations, min(start + min(CHUNK_BYTES, self._plan.max_bytes), end), place + 1)
+        offsets = [location - start for location in locations[place:behind]]
+        # The last record ends before the next one begins.
+        known = locations[behind] if behind < len(locations) and locations[behind] < end else start + offsets[-1]
+        index = self._plan.first + place
         try:
-            if not record:
-                raise BadRecord("the file ends before it", offset=0)
-            [entry] = decode_entries(record)
-            if entry.index != index or entry.term != term:
-                raise BadRecord(f"{entry} stands in the place of one of term {term}", offset=0)
+            chunk = self._chunk(offset, offsets[-1], max(known - start, offsets[-1] + LEAST_BYTES))
+            entries = decode_entries_at(chunk, offsets)
+            self._check(entries, offsets, index)
         except BadRecord as error:
-            raise LogCorrupt(self._path, offset=offset, index=index, problem=error.reason) from error
-        return entry
+            index += offsets.index(error.offset)
+            raise LogCorrupt(self._path, offset=offset + error.offset, index=index, problem=error.reason) from error
+        return entries
 
     def close(self) -> None:
         if self._descriptor is not None:
             self._files.close(self._descriptor)
-            self._descriptor, self._chunk = None, b""
+            self._descriptor = None
 
     def _turn_to(self, number: int) -> None:
         self.close()
@@ -113,10 +131,32 @@ class _Reader:
         with storage_errors(self._path, "reading"):
             self._descriptor = self._files.open(self._path, write=False)
 
-    def _bytes(self, offset: int, size: int) -> bytes:
-        at = offset - self._start
-        if not 0 <= at <= len(self._chunk) - size and self._descriptor is not None:
-            with storage_errors(self._path, "reading"):
-                chunk = self._files.read(self._descriptor, size=max(size, CHUNK_BYTES), offset=offset)
-            self._chunk, self._start, at = chunk, offset, 0
-        return self._chunk[at : at + size]
+    def _chunk(self, offset: int, last: int, size: int) -> bytes:
+        """About ``size`` bytes from ``offset`` on, the whole of the record that begins ``last`` further on included.
+
+        Raises BadRecord if the file ends before that.
+        """
+        chunk = self._read(offset, size)
+        if len(chunk) < last + RECORD_HEADER_BYTES:
+            raise BadRecord("the file ends before it", offset=last)
+        missing = last + record_size(int.from_bytes(chunk[last + 4 : last + 8], "little")) - len(chunk)
+        return chunk + self._read(offset + len(chunk), missing) if missing > 0 else chunk
+
+    def _read(self, offset: int, size: int) -> bytes:
+        if self._descriptor is None:
+            raise AssertionError("no segment is open")
+        with storage_errors(self._path, "reading"):
+            return self._files.read(self._descriptor, size=size, offset=offset)
+
+    def _check(self, entries: Sequence[Entry], offsets: Sequence[int], index: int) -> None:
+        """Are they the ones with these indexes and terms?  Raises BadRecord."""
+        runs, term = self._runs, self._term
+        next_run = runs[-1][0] if runs else 0
+        for expected, entry in enumerate(entries, start=index):
+            if expected == next_run:
+                _, term = runs.pop()
+                next_run = runs[-1][0] if runs else 0
+            if entry.index != expected or entry.term != term:
+                what = f"{entry} stands in the place of one of term {term}"
+                raise BadRecord(what, offset=offsets[expected - index])
+        self._term = term

@@ -26,7 +26,8 @@ from trio_raft._storage.segments import (
     write_zeros,
 )
 
-_LOCK_NAME = "lock"
+LOCK_NAME = "lock"
+"""Of the file in a data directory that a node locks."""
 
 
 def lock_directory(files: Files, custody: Custody, directory: Path, *, needed: int) -> None:
@@ -37,7 +38,7 @@ def lock_directory(files: Files, custody: Custody, directory: Path, *, needed: i
     with directory_errors(directory, needed=needed):
         files.make_directory(directory)
         try:
-            custody.take(files.lock(directory / _LOCK_NAME))
+            custody.take(files.lock(directory / LOCK_NAME))
         except LockHeld as error:
             lingering = "a write of the previous node has not returned"
             raise DirectoryInUse(directory, lingering if is_lingering(directory) else error.holder) from None
@@ -51,6 +52,9 @@ def repair(
     ``behind_gap``: numbers of older segments, ascending, that nothing connects with the log.  Raises StorageError.
     """
     with storage_errors(directory, "discarding unused segments"):
+        if behind_gap:
+            # On account of a snapshot, whose name the directory may not hold durably yet (S7).
+            files.sync_directory(directory)
         discard_segments(files, directory, [*sorted(found.unused, reverse=True), *behind_gap])
     if found.active is None:
         return None

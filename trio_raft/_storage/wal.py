@@ -23,7 +23,7 @@ from pathlib import Path
 
 import attrs
 
-from trio_raft._errors import ConfigurationError, StorageFull
+from trio_raft._errors import ConfigurationError, StorageError, StorageFull
 from trio_raft._records import Entry, LogIndex
 from trio_raft._storage.custody import Custody
 from trio_raft._storage.entry_map import MAX_SEGMENT_BYTES, DurableState
@@ -98,7 +98,8 @@ class FileLogStore(LogStore[WritePlan, ReadPlan, Upkeep]):
         self._preparing: Preparation | None = None
         self._full = False
         self._planned: WritePlan | None = None
-        self._failed = False
+        self._failed = ""
+        """What failed first: the work after which nobody knows what the disk holds."""
 
     # ------------------------------------------------------------------------- opening and closing
 
@@ -180,11 +181,11 @@ class FileLogStore(LogStore[WritePlan, ReadPlan, Upkeep]):
 
     def execute(self, plan: WritePlan) -> None:
         with self._custody:
-            self._refuse_after_failure()
+            self._refuse_after_failure("writing")
             try:
                 write_batch(plan, self._files)
             except BaseException:
-                self._failed = True
+                self._failed = "writing"
                 raise
             if plan.retired:
                 self._custody.give_up(plan.retired.descriptor)
@@ -242,7 +243,10 @@ class FileLogStore(LogStore[WritePlan, ReadPlan, Upkeep]):
             retired=active.segment,
         )
 
-    def _refuse_after_failure(self) -> None:
+    def _refuse_after_failure(self, work: str) -> None:
+        # Two threads: what failed in one may not have been heard of when the next piece of work begins in the other.
+        if self._failed and self._failed != work:
+            raise StorageError(self._directory, work, f"{self._failed} has failed just now")
         if self._failed:
             raise AssertionError("a write to this log has failed: nobody knows what the disk holds")
 
@@ -272,14 +276,14 @@ class FileLogStore(LogStore[WritePlan, ReadPlan, Upkeep]):
 
     def execute_upkeep(self, upkeep: Upkeep) -> None:
         with self._custody:
-            self._refuse_after_failure()
+            self._refuse_after_failure("upkeep")
             try:
                 run_slice(upkeep, self._files, self._custody)
             except StorageFull:
                 self._full = True
                 raise
             except BaseException:
-                self._failed = True
+                self._failed = "upkeep"
                 raise
             self._full = False
 

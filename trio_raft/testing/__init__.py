@@ -41,6 +41,9 @@ What may happen inside the block (each method's docstring says more)::
     cluster.lanes["n1"].stall(3.0)            a disk that hangs
     cluster.clocks["n1"].jump(10.0)           and ``ClusterSettings(drift=0.01)``
 
+With ``ClusterSettings(snapshots=Snapshots(threshold_entries=5, trailing_entries=2, keep=1))`` a machine that defines
+``snapshot`` and ``restore`` meets them all the time: then what is restored must be what some member had.
+
 What is checked without being asked: Raft's promises after every change of any node (``Invariants``), that no node ends
 without an injected reason, and, at the end of the block, that the cluster, once everything is repaired, converges,
 serves, comes to rest, and holds on every disk what a client was told.  What you can add:
@@ -65,13 +68,14 @@ The map, for whoever mends the kit::
     _cluster              lives, faults, looking, waiting; with _member, _picture, _settings
     _client, _history     what is asked of it, and what was answered; _models, _linearizability judge it
     _judge                every life is watched: _invariants (see there), _verdict, _trace, _wire
-    _network, _streams    links; _disk, _staging: disks; _environment: clocks and lanes; _determinism: the seed
+    _network, _streams    links; _disk, _disk_view, _staging: disks; _environment: clocks, lanes; _determinism: the seed
     _pytest, _conformance, _conformance_snapshots, _conformance_transport
 """
 
 from trio_raft.testing._client import Client
 from trio_raft.testing._cluster import Cluster
-from trio_raft.testing._conformance import LogStoreConformance, NotConforming
+from trio_raft.testing._conformance import LogStoreConformance
+from trio_raft.testing._conformance_log import NotConforming
 from trio_raft.testing._conformance_snapshots import SnapshotStoreConformance
 from trio_raft.testing._conformance_transport import TransportConformance
 from trio_raft.testing._determinism import DeterminismUnavailable, Latency, run

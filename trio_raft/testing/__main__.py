@@ -2,10 +2,10 @@
 
     run --seeds 0:200          the swarm; exit status 0 only if every seed passed
     replay 17                  one seed again, with every line of its trace
-    mutants                    each deliberate fault, until a seed fails: the kit must be able to
+    mutants                    each deliberate fault, until a seed catches it: the kit must be able to fail
 
 House rule: standard output has the result, standard error the progress.  Exit status: 0 all is well, 1 a seed failed or
-a mutant survived, 2 the command makes no sense, 130 it was interrupted.
+a mutant survived or nothing was run, 2 the command makes no sense, 130 it was interrupted.
 """
 
 import argparse
@@ -15,9 +15,9 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TextIO
 
-import attrs
 import trio
 
+from trio_raft.testing._hunting import Hunt, Hunts
 from trio_raft.testing._mutants import MUTANTS
 from trio_raft.testing._run import CLOCK, Done, Job, cores, run_all, work
 from trio_raft.testing._seed import run_seed
@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="run many seeds on all cores")
     run.set_defaults(command=_run)
     run.add_argument("--seeds", type=_seeds, metavar="FIRST:END", help="from FIRST up to, without, END; default 0:200")
-    run.add_argument("--minutes", type=float, help="start no seed after so many real minutes")
+    run.add_argument("--minutes", type=float, help="after so many real minutes start no other seed")
     run.add_argument("--json", action="store_true", help="print one JSON object in place of the text")
     replay = commands.add_parser("replay", help="run one seed here, and print every line of its trace")
     replay.set_defaults(command=_replay)
@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--size", type=int, help="members, in place of a drawn number")
         command.add_argument("--faults", metavar="KIND,…", help=f"only these, or none. Known: {', '.join(FAULTS)}")
         command.add_argument("--ruined", type=int, help="members whose disks may be wiped or damaged for good")
+        command.add_argument("--snapshots", choices=("on", "off"), help="in every run, or in none; default: drawn")
     commands.add_parser("work", help="run what comes from standard input; for the other commands").set_defaults(
         command=_work
     )
@@ -116,7 +117,12 @@ def _wishes(options: argparse.Namespace, seed: int) -> Wishes:
         named = (word.strip() for word in options.faults.split(","))
         faults = tuple(word for word in named if word not in ("", "none"))
     wishes = Wishes(
-        seconds=options.seconds, profile=options.profile, size=options.size, faults=faults, ruined=options.ruined
+        seconds=options.seconds,
+        profile=options.profile,
+        size=options.size,
+        faults=faults,
+        ruined=options.ruined,
+        snapshots=None if options.snapshots is None else options.snapshots == "on",
     )
     try:
         draw_plan(seed, wishes)
@@ -142,8 +148,9 @@ def _run(options: argparse.Namespace) -> int:
     began = CLOCK.stopwatch()
 
     def chains() -> Iterator[list[Job]]:
+        # A run without a single seed would prove nothing, however short its time.
         for seed in seeds:
-            if CLOCK.stopwatch() >= end:
+            if seed != seeds.start and CLOCK.stopwatch() >= end:
                 return
             yield [Job(seed=seed, wishes=summary.wishes)]
 
@@ -159,7 +166,7 @@ def _run(options: argparse.Namespace) -> int:
     summary.interrupted = trio.run(_run_interruptibly, run_jobs, lambda: summary.progress(CLOCK.stopwatch() - began))
     real_seconds = CLOCK.stopwatch() - began
     _say(sys.stdout, json.dumps(summary.plain(real_seconds)) if options.json else summary.text(real_seconds))
-    return 130 if summary.interrupted else 1 if summary.failed else 0
+    return 130 if summary.interrupted else 0 if summary.passed else 1
 
 
 def _replay(options: argparse.Namespace) -> int:
@@ -182,67 +189,25 @@ def _work(_: argparse.Namespace) -> int:
     return 0
 
 
-# ------------------------------------------------------------------------------------ mutants
-
-
-@attrs.define
-class _Hunt:
-    """One mutant, and how it fares."""
-
-    name: str
-    seeds: int = 0
-    caught: str = ""
-    """The violation that gave it away."""
-    caught_by: int | None = None
-
-    def line(self) -> str:
-        """Of the table."""
-        mutant = MUTANTS[self.name]
-        result = "SURVIVED" if self.caught_by is None else f"seed {self.caught_by}"
-        how = self.caught.splitlines()[0][:100] if self.caught else ""
-        return f"{self.name:<44} {mutant.rule:<8} {self.seeds:>5}  {result:<10} {how}"
-
-
 def _mutants(options: argparse.Namespace) -> int:
     unknown = [name for name in options.names if name not in MUTANTS]
     if unknown:
         raise UsageError(f"there is no mutant {', '.join(unknown)}. Known: {', '.join(MUTANTS)}")
-    hunts = {name: _Hunt(name) for name in options.names or MUTANTS}
-    wishes = _wishes(options, options.seeds.start)
-    processes = _processes(options, len(hunts))
 
-    def chain(name: str) -> Iterator[Job]:
-        return (Job(seed=seed, wishes=wishes, mutant=name) for seed in options.seeds)
-
-    def note(job: Job, done: Done) -> bool:
-        hunt = hunts[job.mutant or ""]
-        hunt.seeds += 1
-        if done.report.ok:
-            return True
-        hunt.caught_by, hunt.caught = done.report.seed, done.report.violation
+    def show(hunt: Hunt) -> None:
         if not options.json:
             _say(sys.stdout, hunt.line())
-        return False
+
+    wishes = _wishes(options, options.seeds.start)
+    hunts = Hunts(options.names or list(MUTANTS), options.seeds, wishes, on_caught=show)
+    processes = _processes(options, len(hunts.hunts))
 
     async def run_jobs() -> None:
-        await run_all((chain(name) for name in hunts), processes=processes, note=note)
+        await run_all(hunts.chains(), processes=processes, note=hunts.note)
 
-    def progress() -> str:
-        caught = sum(hunt.caught_by is not None for hunt in hunts.values())
-        return f"{caught} of {len(hunts)} mutants caught, {sum(hunt.seeds for hunt in hunts.values())} seeds run"
-
-    interrupted = trio.run(_run_interruptibly, run_jobs, progress)
-    survivors = [hunt for hunt in hunts.values() if hunt.caught_by is None]
-    if options.json:
-        _say(
-            sys.stdout, json.dumps([{**attrs.asdict(hunt), "rule": MUTANTS[hunt.name].rule} for hunt in hunts.values()])
-        )
-    else:
-        for hunt in survivors:
-            _say(sys.stdout, hunt.line())
-        most = max((hunt.seeds for hunt in hunts.values()), default=0)
-        _say(sys.stdout, f"{len(hunts) - len(survivors)} of {len(hunts)} mutants caught, each within {most} seeds")
-    return 130 if interrupted else 1 if survivors else 0
+    interrupted = trio.run(_run_interruptibly, run_jobs, hunts.progress)
+    _say(sys.stdout, json.dumps(hunts.plain()) if options.json else hunts.end_of_table(interrupted=interrupted))
+    return 130 if interrupted else 0 if hunts.proved else 1
 
 
 # ------------------------------------------------------------------------------------ what they share

@@ -112,6 +112,7 @@ class Cluster(Generic[CommandT, ResultT]):
             data_directory=DIRECTORY,
             timeouts=self.settings.timeouts,
             limits=self.settings.limits,
+            snapshots=self.settings.snapshots,
         )
         transport = WatchedTransport(self.network.transport(node_id), node_id, self.judge.watch_send)
         # The machine is on, and no process of it is stopped any more.

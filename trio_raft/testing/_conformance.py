@@ -13,55 +13,37 @@ again is what a restart of the process does.  Each test is one sentence of the c
 House rule: only the contract is used, and nothing of any store's inside.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
-
-import attrs
-
 from trio_raft._errors import DirectoryInUse, DirectoryMismatch
 from trio_raft._messages import Incarnation, ServerId
-from trio_raft._records import Entry, EntryKind, LogIndex, Term, make_entry
-from trio_raft.abc import Append, JournalItem, LogStore, Recovered, SaveBootstrap, SaveVote, StoreIdentity
+from trio_raft._records import EntryKind, LogIndex, Term
+from trio_raft.abc import Compact, JournalItem, SaveBootstrap, SaveSnapshot, SaveVote, SnapshotPoint
+from trio_raft.testing._conformance_log import (
+    MEMORY_BYTES,
+    Image,
+    MakeStore,
+    NotConforming,
+    append_entries,
+    append_range,
+    covered_by,
+    entry_of,
+    expect,
+    expect_corrupt,
+    expect_found,
+    expect_image,
+    expect_read,
+    identity_of,
+    keep_up,
+    known_base,
+    newest,
+    open_store,
+    plan_for,
+    random_item,
+    save,
+)
 from trio_raft.testing._determinism import divide
-
-AnyStore = LogStore[Any, Any, Any]
-MakeStore = Callable[[], AnyStore]
-
-UPKEEP_STEPS = 100_000
-"""Slices of upkeep after which there must be room."""
-
-MEMORY_BYTES = 1 << 30
-"""Enough for every entry in ``Recovered.tail``."""
 
 RANDOM_STEPS = 200
 RANDOM_RUNS = 5
-
-
-class NotConforming(AssertionError):
-    """A log store, a snapshot store or a transport breaks its contract."""
-
-
-@attrs.frozen
-class _Image:
-    """What a log amounts to."""
-
-    vote: SaveVote = attrs.field(default=SaveVote(Term(0), None))
-    bootstrap: SaveBootstrap | None = None
-    entries: tuple[Entry, ...] = ()
-
-    def after(self, items: Iterable[JournalItem]) -> "_Image":
-        """With these items stored as well, in order."""
-        image = self
-        for item in items:
-            match item:
-                case Append():
-                    kept = image.entries[: item.entries[0].index - 1]
-                    image = attrs.evolve(image, entries=(*kept, *item.entries))
-                case SaveVote():
-                    image = attrs.evolve(image, vote=item)
-                case SaveBootstrap():
-                    image = attrs.evolve(image, bootstrap=item)
-        return image
 
 
 class LogStoreConformance:
@@ -75,110 +57,110 @@ class LogStoreConformance:
 
     def test_open_new(self, make_store: MakeStore) -> None:
         """A new store holds nothing, and takes the incarnation that it is given."""
-        store, found = _open(make_store)
+        store, found = open_store(make_store)
         store.close()
-        _expect_image(found, _Image())
-        _expect("incarnation", found.incarnation, "first")
+        expect_image(found, Image())
+        expect("incarnation", found.incarnation, "first")
 
     def test_incarnation_is_kept(self, make_store: MakeStore) -> None:
         """The incarnation is drawn once: opening again finds the first one."""
-        _open(make_store)[0].close()
-        store, found = _open(make_store, incarnation="second")
+        open_store(make_store)[0].close()
+        store, found = open_store(make_store, incarnation="second")
         store.close()
-        _expect("incarnation", found.incarnation, "first")
+        expect("incarnation", found.incarnation, "first")
 
     def test_executed_items_are_found(self, make_store: MakeStore) -> None:
         """What was executed is found by the next opening, the last vote and the last map of members included (S1)."""
         items: list[JournalItem] = [
             SaveBootstrap({ServerId("n1"): Incarnation("first")}, done=False),
             SaveVote(Term(1), ServerId("n2")),
-            _append(1, 3, term=1),
+            append_range(1, 3, term=1),
             SaveVote(Term(2), None),
             SaveVote(Term(2), ServerId("n1")),
             SaveBootstrap({ServerId("n1"): Incarnation("first"), ServerId("n2"): Incarnation("x")}, done=True),
-            _append(4, 4, term=2),
+            append_range(4, 4, term=2),
         ]
-        store, _ = _open(make_store)
-        _save(store, items)
+        store, _ = open_store(make_store)
+        save(store, items)
         store.close()
-        _expect_found(make_store, _Image().after(items))
+        expect_found(make_store, Image().after(items))
 
     def test_done_is_not_needed(self, make_store: MakeStore) -> None:
         """Items are durable when ``execute`` returns, whether or not ``done`` was called (S1)."""
-        store, _ = _open(make_store)
-        _save(store, [_append(1, 2, term=1)])
-        store.execute(_plan(store, [_append(3, 3, term=1)]))
+        store, _ = open_store(make_store)
+        save(store, [append_range(1, 2, term=1)])
+        store.execute(plan_for(store, [append_range(3, 3, term=1)]))
         store.close()
-        _expect_found(make_store, _Image().after([_append(1, 3, term=1)]))
+        expect_found(make_store, Image().after([append_range(1, 3, term=1)]))
 
     def test_planned_is_not_stored(self, make_store: MakeStore) -> None:
         """A plan that was never executed leaves nothing behind."""
-        store, _ = _open(make_store)
-        _save(store, [_append(1, 2, term=1)])
-        _plan(store, [_append(3, 9, term=1), SaveVote(Term(7), None)])
+        store, _ = open_store(make_store)
+        save(store, [append_range(1, 2, term=1)])
+        plan_for(store, [append_range(3, 9, term=1), SaveVote(Term(7), None)])
         store.close()
-        _expect_found(make_store, _Image().after([_append(1, 2, term=1)]))
+        expect_found(make_store, Image().after([append_range(1, 2, term=1)]))
 
     def test_append_removes_what_follows(self, make_store: MakeStore) -> None:
         """Entries remove whatever stands at and above their first index, and its terms with it."""
-        items: list[JournalItem] = [_append(1, 5, term=1), _append(6, 9, term=2), _append(4, 6, term=3)]
-        store, _ = _open(make_store)
+        items: list[JournalItem] = [append_range(1, 5, term=1), append_range(6, 9, term=2), append_range(4, 6, term=3)]
+        store, _ = open_store(make_store)
         for item in items:
-            _save(store, [item])
+            save(store, [item])
         store.close()
-        _expect_found(make_store, _Image().after(items))
+        expect_found(make_store, Image().after(items))
 
     def test_append_removes_within_a_batch(self, make_store: MakeStore) -> None:
         """The order of items counts inside one batch too."""
-        items: list[JournalItem] = [_append(1, 5, term=1), _append(2, 3, term=2), _append(3, 3, term=3)]
-        store, _ = _open(make_store)
-        _save(store, items)
+        items: list[JournalItem] = [append_range(1, 5, term=1), append_range(2, 3, term=2), append_range(3, 3, term=3)]
+        store, _ = open_store(make_store)
+        save(store, items)
         store.close()
-        _expect_found(make_store, _Image().after(items))
+        expect_found(make_store, Image().after(items))
 
     def test_any_data_comes_back(self, make_store: MakeStore) -> None:
         """Commands come back bit by bit: empty, full of zeros, of every length around a sector, large; so do kinds."""
         sizes = [0, 1, 7, 8, 9, 479, 480, 481, 511, 512, 513, self.largest_command]
         data = [bytes(size) for size in sizes] + [b"\xff" * size for size in sizes]
-        entries = [_entry(index, 1, each) for index, each in enumerate(data, start=1)]
-        entries.append(_entry(len(entries) + 1, 1, b"", EntryKind.NO_OP))
-        store, _ = _open(make_store)
+        entries = [entry_of(index, 1, each) for index, each in enumerate(data, start=1)]
+        entries.append(entry_of(len(entries) + 1, 1, b"", EntryKind.NO_OP))
+        store, _ = open_store(make_store)
         for entry in entries:
-            _save(store, [_append_entries([entry])])
+            save(store, [append_entries([entry])])
         store.close()
-        _expect_found(make_store, _Image(entries=tuple(entries)))
+        expect_found(make_store, Image(entries=tuple(entries)))
 
     def test_tail_is_bounded(self, make_store: MakeStore) -> None:
         """Opening returns the newest entries, up to ``memory_bytes``; the index and the terms of all are known."""
-        store, _ = _open(make_store)
-        _save(store, [_append(1, 10, term=1), _append(11, 20, term=4)])
+        store, _ = open_store(make_store)
+        save(store, [append_range(1, 10, term=1), append_range(11, 20, term=4)])
         store.close()
-        room = 3 * len(_entry(20, 4).record)
-        store, found = _open(make_store, memory_bytes=room)
+        room = 3 * len(entry_of(20, 4).record)
+        store, found = open_store(make_store, memory_bytes=room)
         store.close()
-        _expect("last_index", found.last_index, 20)
-        _expect("term_runs", found.term_runs, ((1, 1), (11, 4)))
-        _expect("tail", [entry.record for entry in found.tail], [_entry(each, 4).record for each in (18, 19, 20)])
+        expect("last_index", found.last_index, 20)
+        expect("term_runs", found.term_runs, ((1, 1), (11, 4)))
+        expect("tail", [entry.record for entry in found.tail], [entry_of(each, 4).record for each in (18, 19, 20)])
 
     def test_read_back(self, make_store: MakeStore) -> None:
         """Durable entries can be read, before and after a restart, wherever they stand and in whatever pieces."""
-        store, _ = _open(make_store)
-        _save(store, [_append(1, 40, term=1)])
-        _save(store, [_append(21, 60, term=2)])
+        store, _ = open_store(make_store)
+        save(store, [append_range(1, 40, term=1)])
+        save(store, [append_range(21, 60, term=2)])
         for _ in range(2):
             for first, last in ((1, 1), (60, 60), (1, 60), (15, 25), (40, 41)):
-                expected = [_entry(index, 1 if index < 21 else 2).record for index in range(first, last + 1)]
+                expected = [entry_of(index, 1 if index < 21 else 2).record for index in range(first, last + 1)]
                 found = store.execute_read(store.plan_read(LogIndex(first), LogIndex(last), max_bytes=MEMORY_BYTES))
-                _expect(f"entries {first} to {last}", [entry.record for entry in found], expected)
+                expect(f"entries {first} to {last}", [entry.record for entry in found], expected)
             store.close()
-            store, _ = _open(make_store, memory_bytes=0)
+            store, _ = open_store(make_store, memory_bytes=0)
         store.close()
 
     def test_read_is_bounded(self, make_store: MakeStore) -> None:
         """A read returns its first entry in any case, and no more than ``max_bytes`` beyond it."""
-        store, _ = _open(make_store)
-        _save(store, [_append(1, 10, term=1)])
-        size = len(_entry(1, 1).record)
+        store, _ = open_store(make_store)
+        save(store, [append_range(1, 10, term=1)])
+        size = len(entry_of(1, 1).record)
         for room, most in ((0, 1), (size - 1, 1), (3 * size, 4)):
             found = store.execute_read(store.plan_read(LogIndex(3), LogIndex(10), max_bytes=room))
             indexes = [entry.index for entry in found]
@@ -186,140 +168,148 @@ class LogStoreConformance:
                 raise NotConforming(f"with {room} bytes beyond the first, 1 to {most} entries from 3: {indexes}")
         store.close()
 
+    def test_compact_keeps_what_is_above(self, make_store: MakeStore) -> None:
+        """Giving entries up takes none above them, in this life or the next; the snapshot covers what may be gone."""
+        items = [append_range(first, first + 9, term=1 + first // 40) for first in range(1, 100, 10)]
+        image = Image().after(items)
+        store, _ = open_store(make_store)
+        for item in items:
+            save(store, [item])
+        save(store, [Compact(LogIndex(45))])
+        keep_up(store)
+        expect_read(store, image, 46, 100)
+        save(store, [Compact(LogIndex(60)), SaveVote(Term(9), None), append_range(101, 110, term=9)])
+        keep_up(store)
+        image = image.after([SaveVote(Term(9), None), append_range(101, 110, term=9)])
+        expect_read(store, image, 61, 110)
+        store.close()
+        expect_found(make_store, image, snapshot=image.point(62))
+
+    def test_read_planned_before_compact(self, make_store: MakeStore) -> None:
+        """Entries stay readable for as long as a plan to read them is referenced, whatever is given up meanwhile."""
+        store, _ = open_store(make_store)
+        image = Image().after([append_range(1, 50, term=1)])
+        save(store, [append_range(1, 50, term=1)])
+        plan = store.plan_read(LogIndex(1), LogIndex(50), max_bytes=MEMORY_BYTES)
+        save(store, [Compact(LogIndex(50))])
+        keep_up(store)
+        expect("entries of the plan", store.execute_read(plan), list(image.entries))
+        store.close()
+
+    def test_snapshot_discards(self, make_store: MakeStore) -> None:
+        """A snapshot that discards leaves nothing of the log, longer or shorter; the next entry follows it (N1)."""
+        store, _ = open_store(make_store)
+        save(store, [append_range(1, 9, term=1)])
+        for at in (SnapshotPoint(LogIndex(5), Term(2)), SnapshotPoint(LogIndex(40), Term(3))):
+            items: list[JournalItem] = [SaveSnapshot(at, keep=False), append_range(at.index + 1, at.index + 3, term=4)]
+            save(store, items)
+            store.close()
+            expect_found(make_store, Image().after(items), snapshot=at)
+            store, _ = open_store(make_store, snapshot=at)
+        store.close()
+
+    def test_snapshot_keeps(self, make_store: MakeStore) -> None:
+        """A snapshot that keeps leaves what follows its last entry, which may have come in the same batch (N1)."""
+        items: list[JournalItem] = [append_range(1, 9, term=1), append_range(7, 12, term=2)]
+        items += [SaveSnapshot(SnapshotPoint(LogIndex(8), Term(2)), keep=True), append_range(13, 14, term=2)]
+        store, _ = open_store(make_store)
+        save(store, items)
+        image = Image().after(items)
+        expect_read(store, image, 9, 14)
+        store.close()
+        expect_found(make_store, image, snapshot=image.base)
+
+    def test_snapshot_supersedes(self, make_store: MakeStore) -> None:
+        """A log that conflicts with the newest snapshot, or ends before it, is superseded; its vote counts (N1)."""
+        store, _ = open_store(make_store)
+        vote = SaveVote(Term(7), ServerId("n2"))
+        save(store, [vote, append_range(1, 20, term=1)])
+        store.close()
+        at = SnapshotPoint(LogIndex(30), Term(5))
+        for newest_point in (SnapshotPoint(LogIndex(10), Term(3)), SnapshotPoint(LogIndex(30), Term(1)), at):
+            store, found = open_store(make_store, snapshot=newest_point)
+            store.close()
+            expect("superseded", found.superseded, True)
+            expect_image(found, Image(vote, base=newest_point))
+        store, _ = open_store(make_store, snapshot=at)
+        items: list[JournalItem] = [SaveSnapshot(at, keep=False), append_range(31, 33, term=5)]
+        save(store, items)
+        store.close()
+        expect_found(make_store, Image(vote).after(items), snapshot=at)
+
+    def test_missing_entries_are_refused(self, make_store: MakeStore) -> None:
+        """Entries that are missing, and that the newest snapshot does not cover, are refused; nothing changes (N4)."""
+        at = SnapshotPoint(LogIndex(20), Term(2))
+        items: list[JournalItem] = [SaveSnapshot(at, keep=False), append_range(21, 22, term=2)]
+        store, _ = open_store(make_store)
+        save(store, items)
+        store.close()
+        for older in (None, SnapshotPoint(LogIndex(19), Term(2))):
+            expect_corrupt(make_store, older)
+        expect_found(make_store, Image().after(items), snapshot=at)
+
+    def test_snapshot_without_a_log_is_refused(self, make_store: MakeStore) -> None:
+        """A snapshot without any log is refused, since nobody knows its votes, and no log is begun (S8)."""
+        for _ in range(2):
+            expect_corrupt(make_store, SnapshotPoint(LogIndex(3), Term(1)))
+        store, found = open_store(make_store)
+        store.close()
+        expect_image(found, Image())
+
     def test_belongs_to_one_server(self, make_store: MakeStore) -> None:
         """Another server's or another cluster's storage is refused, and not changed by that."""
-        store, _ = _open(make_store)
-        _save(store, [_append(1, 2, term=1)])
+        store, _ = open_store(make_store)
+        save(store, [append_range(1, 2, term=1)])
         store.close()
-        for identity in (_identity(node_id="n9"), _identity(cluster_id="another")):
+        for identity in (identity_of(node_id="n9"), identity_of(cluster_id="another")):
             store = make_store()
             try:
                 store.open(identity, memory_bytes=MEMORY_BYTES)
             except DirectoryMismatch:
                 store.close()
             else:
-                raise NotConforming(f"{identity} opened the store of {_identity()}: DirectoryMismatch is expected")
-        _expect_found(make_store, _Image().after([_append(1, 2, term=1)]))
+                raise NotConforming(f"{identity} opened the store of {identity_of()}: DirectoryMismatch is expected")
+        expect_found(make_store, Image().after([append_range(1, 2, term=1)]))
 
     def test_one_user_at_a_time(self, make_store: MakeStore) -> None:
         """While a store is open nobody else can open its storage; afterwards one can (S10)."""
         if not self.exclusive:
             return
-        store, _ = _open(make_store)
+        store, _ = open_store(make_store)
         other = make_store()
         try:
-            other.open(_identity(), memory_bytes=MEMORY_BYTES)
+            other.open(identity_of(), memory_bytes=MEMORY_BYTES)
         except DirectoryInUse:
             other.close()
         else:
             raise NotConforming("the storage was opened twice at a time: DirectoryInUse is expected")
         store.close()
-        _open(make_store)[0].close()
+        open_store(make_store)[0].close()
 
     def test_close_twice(self, make_store: MakeStore) -> None:
         """Closing twice is fine."""
-        store, _ = _open(make_store)
+        store, _ = open_store(make_store)
         store.close()
         store.close()
 
     def test_against_a_list(self, make_store: MakeStore) -> None:
         """Any sequence of items, batches and restarts leaves what the same sequence leaves of a list."""
-        store, _ = _open(make_store)
-        image = _Image()
+        store, _ = open_store(make_store)
+        image = Image()
+        snapshot: SnapshotPoint | None = None
         for run in range(RANDOM_RUNS):
             draws = divide(run, "conformance")
             for _ in range(RANDOM_STEPS // RANDOM_RUNS):
-                batch = [_random_item(draws, image)]
+                batch = [random_item(draws, image, snapshot)]
                 while draws.random() < 0.5:
-                    batch.append(_random_item(draws, image.after(batch)))
-                _save(store, batch)
-                image = image.after(batch)
+                    batch.append(random_item(draws, image.after(batch), newest(snapshot, batch)))
+                save(store, batch)
+                image, snapshot = image.after(batch), newest(snapshot, batch)
+                if image.last_index and draws.random() < 0.2:
+                    snapshot = image.point(max(image.last_index - draws.randint(0, 5), covered_by(snapshot), 1))
+                    save(store, [Compact(LogIndex(max(snapshot.index - draws.randint(0, 3), 0)))])
+                    keep_up(store)
             store.close()
-            store, found = _open(make_store)
-            _expect_image(found, image)
+            store, found = open_store(make_store, snapshot=snapshot)
+            expect_image(found, image.above(known_base(found, image, snapshot)))
         store.close()
-
-
-# ------------------------------------------------------------------------------------ helpers
-
-
-def _identity(*, node_id: str = "n1", cluster_id: str = "conformance", incarnation: str = "first") -> StoreIdentity:
-    return StoreIdentity(cluster_id, ServerId(node_id), Incarnation(incarnation))
-
-
-def _open(
-    make_store: MakeStore, *, incarnation: str = "first", memory_bytes: int = MEMORY_BYTES
-) -> tuple[AnyStore, Recovered]:
-    store = make_store()
-    return store, store.open(_identity(incarnation=incarnation), memory_bytes=memory_bytes)
-
-
-def _plan(store: AnyStore, items: Sequence[JournalItem]) -> Any:
-    """A plan for these items, after whatever upkeep it takes."""
-    for _ in range(UPKEEP_STEPS):
-        plan = store.plan(items)
-        if plan is not None:
-            return plan
-        upkeep = store.plan_upkeep()
-        if upkeep is None:
-            raise NotConforming("there is no room for a plan, and no upkeep either: a writer would wait for ever")
-        store.execute_upkeep(upkeep)
-        store.done_upkeep(upkeep)
-    raise NotConforming(f"there is still no room for a plan after {UPKEEP_STEPS} slices of upkeep")
-
-
-def _save(store: AnyStore, items: Sequence[JournalItem]) -> None:
-    plan = _plan(store, items)
-    store.execute(plan)
-    store.done(plan)
-
-
-def _entry(index: int, term: int, data: bytes = b"command", kind: EntryKind = EntryKind.COMMAND) -> Entry:
-    return make_entry(index=LogIndex(index), term=Term(term), kind=kind, data=data)
-
-
-def _append(first: int, last: int, *, term: int) -> Append:
-    return _append_entries([_entry(index, term) for index in range(first, last + 1)])
-
-
-def _append_entries(entries: list[Entry]) -> Append:
-    return Append(entries, entries[-1].index, sum(len(entry.record) for entry in entries))
-
-
-def _random_item(draws: Any, image: _Image) -> JournalItem:
-    """Something that may come next; ``draws`` is a generator."""
-    term = max(image.vote.term, image.entries[-1].term if image.entries else 1)
-    if draws.random() < 0.2:
-        return SaveVote(Term(term + draws.randint(0, 1)), draws.choice([None, ServerId("n1"), ServerId("n2")]))
-    first = draws.randint(max(1, len(image.entries) - 5), len(image.entries) + 1)
-    if draws.random() < 0.7:
-        first = len(image.entries) + 1
-    count = draws.randint(1, 4)
-    new_term = image.entries[first - 2].term if first > 1 else 1
-    new_term = max(new_term, term if first <= len(image.entries) else new_term) + draws.randint(0, 1)
-    return _append_entries([_entry(first + n, new_term, draws.randbytes(draws.randint(0, 700))) for n in range(count)])
-
-
-def _expect_found(make_store: MakeStore, image: _Image) -> None:
-    """Opening finds this, twice: what recovery itself writes must not harm anything."""
-    for _ in range(2):
-        store, found = _open(make_store, incarnation="later")
-        store.close()
-        _expect_image(found, image)
-
-
-def _expect_image(found: Recovered, image: _Image) -> None:
-    runs: list[tuple[int, int]] = []
-    for entry in image.entries:
-        if not runs or runs[-1][1] != entry.term:
-            runs.append((entry.index, entry.term))
-    _expect("vote", SaveVote(found.term, found.voted_for), image.vote)
-    _expect("bootstrap", found.bootstrap, image.bootstrap)
-    _expect("last_index", found.last_index, len(image.entries))
-    _expect("term_runs", found.term_runs, tuple(runs))
-    _expect("tail", [entry.record for entry in found.tail], [entry.record for entry in image.entries])
-
-
-def _expect(what: str, found: object, expected: object) -> None:
-    if found != expected:
-        raise NotConforming(f"{what}: found {found!r}, but the contract demands {expected!r}")

@@ -30,7 +30,7 @@ from trio_raft.abc import (
     StoredSnapshot,
     StoreIdentity,
 )
-from trio_raft.testing._conformance import NotConforming
+from trio_raft.testing._conformance_log import NotConforming
 from trio_raft.testing._determinism import divide
 
 MakeSnapshotStore = Callable[[], SnapshotStore]

@@ -25,7 +25,7 @@ import trio
 
 from trio_raft._environment import TrioClock
 from trio_raft.abc import Transport
-from trio_raft.testing._conformance import NotConforming
+from trio_raft.testing._conformance_log import NotConforming
 
 PATIENCE_SECONDS = 10.0
 """For one test."""

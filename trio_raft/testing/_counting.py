@@ -22,9 +22,18 @@ from trio_raft._events import (
     RoleChanged,
     TornTailCut,
 )
-from trio_raft._messages import Hello, Message
+from trio_raft._messages import Hello, InstallSnapshot, Message
 from trio_raft._records import Entry
 from trio_raft._server import Server
+from trio_raft._snapshot_events import (
+    LogCompacted,
+    SnapshotFailed,
+    SnapshotIgnored,
+    SnapshotInstalled,
+    SnapshotTaken,
+    StateRestored,
+)
+from trio_raft._storage.segments import Removal
 from trio_raft.testing._cluster import Cluster
 from trio_raft.testing._member import Life
 
@@ -39,6 +48,12 @@ EVENTS: Mapping[type[object], str] = {
     BadInput: "bad input",
     BootstrapDone: "first starts settled",
     ReplicationRestarted: "replications restarted",
+    LogCompacted: "logs compacted",
+    SnapshotTaken: "snapshots taken",
+    SnapshotFailed: "snapshots failed",
+    SnapshotIgnored: "snapshots ignored",
+    SnapshotInstalled: "snapshots installed",
+    StateRestored: "states restored",
 }
 
 
@@ -48,6 +63,7 @@ class Counter(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self.counts: dict[str, int] = {}
+        self._transfers: dict[str, None] = {}
         self._dialled: dict[tuple[str, str, str], None] = {}
 
     def add(self, what: str, times: int = 1) -> None:
@@ -107,8 +123,20 @@ class Counter(logging.Handler):
 
         # On the instance: a change of the class beneath it stays in effect.
         vars(journal)["supersede"] = count_truncation
+        store = journal._store  # noqa: SLF001  # no event tells of a segment
+        done_upkeep = store.done_upkeep
+
+        def count_removal(upkeep: object) -> None:
+            if isinstance(upkeep, Removal):
+                self.add("segments deleted")
+            done_upkeep(upkeep)
+
+        vars(store)["done_upkeep"] = count_removal
 
     def _watch_message(self, sender: str, receiver: str, message: Message) -> None:
+        if isinstance(message, InstallSnapshot) and message.data and message.transfer not in self._transfers:
+            self._transfers[message.transfer] = None
+            self.add("transfers resumed" if message.offset else "transfers begun")
         if isinstance(message, Hello):
             road = sender, receiver, message.purpose
             if road in self._dialled:

@@ -13,7 +13,8 @@ those that ``keep`` says yes to.  Any choice is legal, so a test can enumerate t
 (``crash``).  The disk itself is not changed by the question.
 
 A sync that fails leaves the units that it was for at stake for good: no later sync makes them durable, although
-reading shows them, until they are written again.  That is what operating systems do.
+reading shows them, until they are written again.  That is what operating systems do.  So it is with the sync of a
+directory, and the names in it, until a name is created or removed again.
 
 **Staging** lets a call take time.  Inside ``with disk.staging() as call`` operations run at once, but no sync has an
 effect before ``call.complete()``.  A power cut in between finds the call in the middle of some sync: the syncs before
@@ -34,13 +35,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 
-import attrs
-
 from trio_raft._storage.files import LockHeld
+from trio_raft.testing._disk_view import DiskView
 from trio_raft.testing._staging import (
     SECTOR_BYTES,
     Barrier,
     Call,
+    Fault,
     File,
     Name,
     PowerCut,
@@ -50,39 +51,28 @@ from trio_raft.testing._staging import (
     kept_names,
     overwrite,
     whole_sectors,
+    without_changes_before,
 )
 
 __all__ = ["SECTOR_BYTES", "Call", "PowerCut", "SimDisk", "Unit"]
 
-SHARES_KEPT = (0.0, 0.1, 0.5, 0.9, 1.0)
+SHARES_KEPT = (0.0, 0.1, 0.5, 0.5, 0.9, 1.0)
 """What a crash keeps of the units at stake, one of these in each crash: all and nothing are likely cases."""
 
 _NOT_ZERO = re.compile(rb"[^\0]")
 
 
-@attrs.define
-class _Fault:
-    operation: str
-    number: int
-    """Of the error."""
-    times: int | None
-    """How often it will still happen; None: for ever."""
-    part: float
-    """How much of a write reaches the file before it fails."""
-
-
-class SimDisk:
+class SimDisk(DiskView):
     """File operations in memory; see the module."""
 
     def __init__(self, *, capacity: int | None = None) -> None:
+        super().__init__()
         self.capacity = capacity
         """Bytes that all files may take together; None: no bound."""
         self.operations: list[str] = []
         """Every operation that changes or secures something, as it happened."""
         self.injected: dict[str, int] = {}
         """Kind of fault → how often it happened, on this disk and on those that it came from."""
-        self._files: dict[Path, File] = {}
-        self._durable_names: dict[Path, File] = {}
         self._directories: set[Path] = set()
         self._pending_names: list[Name] = []
         self._open: dict[int, tuple[File, Path]] = {}
@@ -90,7 +80,7 @@ class SimDisk:
         self._read_only: set[int] = set()
         self._next_descriptor = 3
         self._cut_at: int | None = None
-        self._faults: list[_Fault] = []
+        self._faults: list[Fault] = []
         self._call: Call | None = None
         self._calls: list[Call] = []
 
@@ -100,12 +90,13 @@ class SimDisk:
         """Operation ``number``, counted from 0 over the disk's whole life, and all after it raise PowerCut."""
         self._cut_at = number
 
-    def fail(self, operation: str, number: int, *, times: int | None = 1, part: float = 0.0) -> None:
+    def fail(self, operation: str, number: int, *, times: int | None = 1, part: float = 0.0, prefix: str = "") -> None:
         """Let the next ``times`` operations of this kind fail with this ``errno``; None: all from now on.
 
-        ``part``: how much of a write, 0 to 1, reaches the file before it fails.
+        ``part``: how much of a write, 0 to 1, reaches the file before it fails.  ``prefix``: only on files, or in
+        directories, whose names begin so.
         """
-        self._faults.append(_Fault(operation, number, times, part))
+        self._faults.append(Fault(operation, number, times, part, prefix))
 
     def mend(self) -> None:
         """No more faults."""
@@ -114,13 +105,21 @@ class SimDisk:
     def kill_process(self) -> None:
         """The process dies, the machine does not: descriptors and locks go, and reading still shows every write.
 
-        Syncs under way have no effect.
+        Syncs under way have no effect, but for those that a call was done with before its last write or renaming.
         """
         self._open.clear()
         self._locked.clear()
         self._cut_at = None
         for call in self._calls:
+            if not call.ended:
+                call.proceed(call.last_rank)
             call.ended = True
+        self._calls.clear()
+
+    def finish_calls(self) -> None:
+        """Nobody waits any more for the calls that are under way: they come to their ends."""
+        for call in self._calls:
+            call.complete()
         self._calls.clear()
 
     @contextmanager
@@ -169,7 +168,9 @@ class SimDisk:
         self.power_cut_before(0)
         for call in self._calls:
             if not call.ended:
-                call.proceed(random.randint(0, len(call.barriers)))
+                # Rather early than late: then more is at stake.
+                last = len(call.barriers)
+                call.proceed(min(random.randint(0, last), random.randint(0, last)))
         share = random.choice(SHARES_KEPT)
         counts = {"kept": 0, "lost": 0}
 
@@ -213,28 +214,10 @@ class SimDisk:
         self.flip_bit(path, position=found.start(), bit=random.randrange(8))
         return path, found.start()
 
-    @property
-    def used(self) -> int:
-        """Bytes that all files take."""
-        return sum(len(file.visible) for file in self._every_file())
-
-    def contents(self, path: Path) -> bytes:
-        """What reading shows."""
-        return bytes(self._files[path].visible)
-
-    def read_durable(self, path: Path, *, size: int, offset: int) -> bytes:
-        """What is certain to be there after a power cut, as ``read`` shows it; nothing of a file that may be gone."""
-        file = self._durable_names.get(path)
-        return b"" if file is None else bytes(file.durable[offset : offset + size])
-
     def overwrite(self, path: Path, content: bytes) -> None:
         """Exchange a file's contents, durably: damage, or another program's doing."""
         self._files[path] = File(bytearray(content), bytearray(content))
         self._durable_names[path] = self._files[path]
-
-    def paths(self) -> list[Path]:
-        """All files, by name."""
-        return sorted(self._files)
 
     # ------------------------------------------------------------------------- file operations
 
@@ -248,10 +231,20 @@ class SimDisk:
         return [each.name for each in self._files if each.parent == path]
 
     def sync_directory(self, path: Path) -> None:
-        self._begin("sync_directory", path)
+        fault = self._begin("sync_directory", path, take_fault=False)
         # What another call did to names, and has not come to yet, is not this sync's to make durable.
-        names = [name for name in self._pending_names if name.call is self._call or is_issued(name.call, name.rank)]
-        self._sync(Barrier(names=[name for name in names if name.unit.path.parent == path]))
+        names = [
+            name
+            for name in self._pending_names
+            if name.unit.path.parent == path
+            and not name.forgotten
+            and (name.call is self._call or is_issued(name.call, name.rank))
+        ]
+        if fault is not None:
+            for name in names:
+                name.forgotten = True
+            raise OSError(fault.number, os.strerror(fault.number), str(path))
+        self._sync(Barrier(names=names))
 
     def lock(self, path: Path) -> int:
         if path in self._locked.values():
@@ -265,7 +258,7 @@ class SimDisk:
         if path in self._files:
             raise FileExistsError(errno.EEXIST, "File exists", str(path))
         file = self._files[path] = File()
-        self._pending_names.append(Name(Unit(path, "create"), file, *self._touch()))
+        self._rename(Name(Unit(path, "create"), file, *self._touch()))
         return self._descriptor(file, path)
 
     def open(self, path: Path, *, write: bool) -> int:
@@ -296,7 +289,7 @@ class SimDisk:
             others = sum(len(each.visible) for each in self._every_file() if each is not file)
             room = self.capacity - others - offset
             if len(data) > room and offset + len(data) > len(file.visible):
-                fault, done = _Fault("write", errno.ENOSPC, 1, 0.0), max(0, room)
+                fault, done = Fault("write", errno.ENOSPC, 1, 0.0), max(0, room)
                 self._count("disk full")
         if done:
             self._write(file, path, data[:done], offset)
@@ -319,24 +312,24 @@ class SimDisk:
             raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
         file = self._files[target] = self._files.pop(path)
         made = Name(Unit(target, "create"), file, *self._touch())
-        self._pending_names += [made, Name(Unit(path, "remove"), file, *self._touch(), only_after=made)]
+        self._rename(made, Name(Unit(path, "remove"), file, *self._touch(), only_after=made))
 
     def remove(self, path: Path) -> None:
         self._begin("remove", path)
         if path not in self._files:
             raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
-        self._pending_names.append(Name(Unit(path, "remove"), self._files.pop(path), *self._touch()))
+        self._rename(Name(Unit(path, "remove"), self._files.pop(path), *self._touch()))
 
     # ------------------------------------------------------------------------- inside
 
-    def _begin(self, operation: str, path: Path, *, counts: bool = True, take_fault: bool = True) -> _Fault | None:
+    def _begin(self, operation: str, path: Path, *, counts: bool = True, take_fault: bool = True) -> Fault | None:
         """Count the operation, cut the power if it is time, and find the fault that is due, if any."""
         if self._cut_at is not None and len(self.operations) >= self._cut_at:
             raise PowerCut
         if counts:
             self.operations.append(f"{operation} {path.name}")
         for fault in self._faults:
-            if fault.operation == operation:
+            if fault.operation == operation and path.name.startswith(fault.prefix):
                 self._count(f"{operation} error")
                 if fault.times is not None:
                     fault.times -= 1
@@ -358,16 +351,17 @@ class SimDisk:
         self._open[self._next_descriptor] = file, path
         return self._next_descriptor
 
-    def _every_file(self) -> Iterator[File]:
-        yield from self._files.values()
-        yield from (file for path, file in self._durable_names.items() if path not in self._files)
+    def _rename(self, *names: Name) -> None:
+        self._pending_names += names
+        self.name_changes += 1
 
     def _touch(self) -> tuple[Call | None, int]:
         """The call that an operation belongs to, and its rank in it."""
         if self._call is None:
             return None, 0
         self._call.touched = True
-        return self._call, len(self._call.barriers)
+        self._call.last_rank = len(self._call.barriers)
+        return self._call, self._call.last_rank
 
     def _write(self, file: File, path: Path, data: bytes | bytearray, offset: int) -> None:
         end = offset + len(data)
@@ -388,7 +382,8 @@ class SimDisk:
             barrier.file.secure(barrier.writes)
         for name in barrier.names:
             if name in self._pending_names:
-                self._pending_names.remove(name)
+                self._pending_names = without_changes_before(self._pending_names, name)
+                self.name_changes += 1
                 if name.unit.what == "create":
                     self._durable_names[name.unit.path] = name.file
                 else:

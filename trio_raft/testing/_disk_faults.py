@@ -17,24 +17,36 @@ QUIET_SECONDS = 0.5
 
 async def disk_error(nemesis: Nemesis) -> None:
     """A read, a write or a sync fails, once or from now on; the node ends, and starts on the mended disk."""
-    operation = nemesis.random.choice(("write", "sync", "sync", "read"))
-    times = nemesis.random.choice((1, 1, None))
-    await _fail_disk(nemesis, "disk error", operation, times, part=0.0)
+    await _fail_disk(nemesis, "disk error", nemesis.random.choice(("write", "sync", "sync", "read")))
 
 
 async def short_write(nemesis: Nemesis) -> None:
     """A part of a write reaches the file, the rest does not."""
-    await _fail_disk(nemesis, "short write", "write", 1, part=nemesis.random.random())
+    await _fail_disk(nemesis, "short write", "write", part=nemesis.random.random())
 
 
-async def _fail_disk(nemesis: Nemesis, fault: str, operation: str, times: int | None, *, part: float) -> None:
+async def directory_error(nemesis: Nemesis) -> None:
+    """A file cannot be created, opened or removed, or its directory not be synced, while a node starts or later on."""
+    operation = nemesis.random.choice(("create", "sync_directory", "sync_directory", "remove", "open"))
+    await _fail_disk(nemesis, "directory error", operation, restart=True)
+
+
+async def _fail_disk(
+    nemesis: Nemesis, fault: str, operation: str, *, part: float | None = None, restart: bool = False
+) -> None:
+    """``part`` of one write only; ``restart``: a node has little to do with its directory but when it starts."""
     victim = nemesis.victim()
     if victim is None:
         return
     member, rest = nemesis.member(victim), nemesis.draw_rest()
+    times = nemesis.random.choice((1, 1, None)) if part is None else 1
     with nemesis.claim(victim):
         nemesis.begin(fault, f"{operation} of {victim}, {'for ever' if times is None else f'{times} time'}")
-        member.disk.fail(operation, errno.EIO, times=times, part=part)
+        if restart:
+            await nemesis.cluster.kill(victim)
+        member.disk.fail(operation, errno.EIO, times=times, part=part or 0.0)
+        if restart:
+            await nemesis.cluster.start(victim)
         await nemesis.rest(rest)
         member.disk.mend()
         if member.life is None and nemesis.random.random() < 0.5:
@@ -126,9 +138,9 @@ def _promises(nemesis: Nemesis, victim: str) -> tuple[int, int] | None:
 
 async def bit_flip(nemesis: Nemesis) -> None:
     """A bit of a member's disk flips; it must notice when it starts, or when it reads it."""
-    victim = _choose_ruin(nemesis)
+    victim = choose_ruin(nemesis)
     # The first start needs every member: one that refuses its disk for ever would hold it up for ever.
-    if victim is None or not _is_settled_without(nemesis, victim):
+    if victim is None or not is_settled_without(nemesis, victim):
         return
     member = nemesis.member(victim)
     with nemesis.claim(victim):
@@ -143,20 +155,20 @@ async def bit_flip(nemesis: Nemesis) -> None:
 
 async def wiped_disk(nemesis: Nemesis) -> None:
     """A member comes back with an empty directory."""
-    victim = _choose_ruin(nemesis)
+    victim = choose_ruin(nemesis)
     if victim is not None:
         with nemesis.claim(victim):
             nemesis.begin("wiped disk", victim)
             await nemesis.cluster.restart(victim, disk="wiped")
 
 
-def _choose_ruin(nemesis: Nemesis) -> str | None:
+def choose_ruin(nemesis: Nemesis) -> str | None:
     """A free member, if one more may be lost for good."""
     ruined = [member for member in nemesis.cluster.members.values() if member.excuse]
     return nemesis.victim() if len(ruined) < nemesis.plan.ruined else None
 
 
-def _is_settled_without(nemesis: Nemesis, victim: str) -> bool:
+def is_settled_without(nemesis: Nemesis, victim: str) -> bool:
     """Is the first configuration settled on a majority of members, this one not counted?"""
     settled = [server for server in nemesis.cluster.servers() if server.ready and server.node_id != victim]
     return 2 * len(settled) > len(nemesis.cluster.ids)
@@ -164,6 +176,7 @@ def _is_settled_without(nemesis: Nemesis, victim: str) -> bool:
 
 DISK_FAULTS: dict[str, Strike] = {
     "disk error": disk_error,
+    "directory error": directory_error,
     "disk full": disk_full,
     "short write": short_write,
     "short stall": short_stall,

@@ -15,6 +15,8 @@ class SimulationFailed(AssertionError):
         super().__init__(f"seed {seed}: {problem}")
         self.seed = seed
         self.problem = problem
+        self.judged = True
+        """False: a check came to no result, so nothing is known of the cluster."""
 
 
 class InvariantViolation(SimulationFailed):

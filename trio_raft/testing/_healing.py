@@ -11,7 +11,7 @@ few are left for a majority, that is said, and not mistaken for a fault of the c
 House rule: only what was injected excuses anything.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from trio_raft._messages import Incarnation, ServerId
@@ -66,7 +66,7 @@ async def _converge(cluster: AnyCluster) -> Node[Any, Any]:
         participants = _participants(cluster)
         return (
             leader is not None
-            and len(participants) == len(_obliged(cluster))
+            and len(participants) == len(obliged(cluster))
             and all(_agrees(server, leader) for server in participants)
         )
 
@@ -75,7 +75,7 @@ async def _converge(cluster: AnyCluster) -> Node[Any, Any]:
         if cluster.clock.now() >= end:
             raise cluster.too_slow(f"the repaired cluster agrees: not within {CONVERGE_SECONDS:g} virtual seconds")
         # An error of the disk may come to light only now: it happened in a call that took its time.
-        down = [node_id for node_id in _obliged(cluster) if cluster.members[node_id].life is None]
+        down = [node_id for node_id in obliged(cluster) if cluster.members[node_id].life is None]
         if down:
             await cluster.start(*down)
         await cluster.clock.sleep(POLL_SECONDS)
@@ -90,10 +90,10 @@ async def _converge(cluster: AnyCluster) -> Node[Any, Any]:
 def _participants(cluster: AnyCluster) -> list[Server]:
     """Servers that must agree: all that have no excuse.  One that is down is missing here, and has not converged."""
     servers = {server.node_id: server for server in cluster.servers()}
-    return [servers[ServerId(node_id)] for node_id in _obliged(cluster) if node_id in servers]
+    return [servers[ServerId(node_id)] for node_id in obliged(cluster) if node_id in servers]
 
 
-def _obliged(cluster: AnyCluster) -> list[str]:
+def obliged(cluster: AnyCluster) -> list[str]:
     """All members but those that refuse to take part, or are not trusted any more, for a reason that was injected."""
     distrusted = [
         follower.id
@@ -115,7 +115,7 @@ def _refuses(member: AnyMember) -> bool:
 
 
 def _lost_majority(cluster: AnyCluster) -> bool:
-    return 2 * len(_obliged(cluster)) <= len(cluster.ids)
+    return 2 * len(obliged(cluster)) <= len(cluster.ids)
 
 
 def _agrees(server: Server, leader: Node[Any, Any]) -> bool:
@@ -124,6 +124,7 @@ def _agrees(server: Server, leader: Node[Any, Any]) -> bool:
         (state.leader, state.current_term) == (leader.node_id, leader.term)
         and state.last_applied == state.log.last_index == leader.last_applied
         and server.journal.durable_index == state.log.last_index
+        and not server.snapshots.restore_due
     )
 
 
@@ -161,38 +162,43 @@ async def _stand_still(cluster: AnyCluster) -> None:
 
 def _scan(cluster: AnyCluster) -> None:
     """What a power cut in this moment would leave on every member is the same log, with every acknowledged write."""
-    images = {node_id: _durable_log(cluster.members[node_id]) for node_id in _obliged(cluster)}
-    reference_id, reference = next(iter(images.items()))
-    for node_id, image in images.items():
-        for one, other in zip(reference, image, strict=False):
-            if one.record != other.record:
+    images = {node_id: _durable_log(cluster.members[node_id]) for node_id in obliged(cluster)}
+    entries: dict[int, tuple[str, Entry]] = {}
+    ends = {node_id: recovered.last_index for node_id, recovered in images.items()}
+    if len(dict.fromkeys(ends.values())) > 1:
+        raise InvariantViolation(cluster.seed, f"the logs on disk do not end alike: {ends}")
+    for node_id, recovered in images.items():
+        for entry in recovered.tail:
+            first_id, first = entries.setdefault(entry.index, (node_id, entry))
+            if first.record != entry.record:
                 raise InvariantViolation(
-                    cluster.seed, f"the disks of {reference_id} and {node_id} differ: {one}, {other}"
+                    cluster.seed, f"the disks of {first_id} and {node_id} differ: {first}, {entry}"
                 )
-        if len(image) != len(reference):
-            raise InvariantViolation(
-                cluster.seed,
-                f"the disk of {reference_id} holds {len(reference)} entries, that of {node_id} {len(image)}",
-            )
-        _check_acknowledged(cluster, node_id, image)
+        _check_acknowledged(cluster, node_id, recovered)
 
 
-def _durable_log(member: AnyMember) -> Sequence[Entry]:
-    """All entries that a start after a power cut would find."""
+def _durable_log(member: AnyMember) -> Recovered:
+    """What a start after a power cut would find: the newest snapshot, and the entries that are left beside it."""
     disk: SimDisk = member.disk.snapshot()
-    store = member.store(disk)
+    store, snapshots = member.store(disk), member.snapshot_store(disk)
     identity = StoreIdentity(member.cluster_id, ServerId(member.id), Incarnation("scan"))
-    recovered: Recovered = store.open(identity, memory_bytes=WHOLE_LOG)
+    newest = snapshots.open(identity).newest
+    recovered: Recovered = store.open(
+        identity, memory_bytes=WHOLE_LOG, snapshot=newest.point if newest is not None else None
+    )
     store.close()
-    return recovered.tail
+    return recovered
 
 
-def _check_acknowledged(cluster: AnyCluster, node_id: str, image: Sequence[Entry]) -> None:
-    terms: Mapping[int, int] = {entry.index: entry.term for entry in image}
+def _check_acknowledged(cluster: AnyCluster, node_id: str, recovered: Recovered) -> None:
+    terms: Mapping[int, int] = {entry.index: entry.term for entry in recovered.tail}
+    base = recovered.base.index
     for index, term in cluster.acknowledged:
-        if terms.get(index) != term:
+        # What a snapshot covers is what was committed there; that its state is right is checked when it is restored.
+        found = cluster.invariants.committed_term(index) if index <= base else terms.get(index)
+        if found != term:
             raise InvariantViolation(
                 cluster.seed,
                 f"a client was told that its write at {index} of term {term} succeeded, but the disk of {node_id} has "
-                f"{f'an entry of term {terms[index]}' if index in terms else 'nothing'} there",
+                f"{f'an entry of term {found}' if found is not None else 'nothing'} there",
             )

@@ -10,18 +10,30 @@ are.
 from collections.abc import Callable
 from typing import Any
 
+import attrs
+
 from trio_raft.testing._watch import Watch
 from trio_raft.testing._watch_commit import CommitChecks
 from trio_raft.testing._watch_elections import ElectionChecks
 from trio_raft.testing._watch_log import LogChecks
+from trio_raft.testing._watch_snapshots import SnapshotChecks
 
 AnyCall = Callable[..., Any]
 
 
-def hang(watch: Watch) -> CommitChecks:
+@attrs.frozen(eq=False)
+class MachineChecks:
+    """What watches a state machine."""
+
+    commit: CommitChecks
+    snapshots: SnapshotChecks
+
+
+def hang(watch: Watch) -> MachineChecks:
     """Begin to watch: from here on nothing of this server changes unseen.  Returns what watches its state machine."""
-    server, journal, events = watch.server, watch.server.journal, watch.server.events
+    server, journal, events, snapshots = watch.server, watch.server.journal, watch.server.events, watch.server.snapshots
     elections, log, commit = ElectionChecks(watch), LogChecks(watch), CommitChecks(watch)
+    snapshot = SnapshotChecks(watch)
     _around(server, "transition", elections.around_transition)
     _around(server, "answer_vote", elections.around_answer_vote)
     _around(server, "answer_append", log.around_answer_append)
@@ -33,10 +45,14 @@ def hang(watch: Watch) -> CommitChecks:
     _after(watch, journal, "supersede", log.after_supersede)
     _after(watch, journal, "save_vote", elections.after_save_vote)
     _after(watch, journal, "_note_durable", commit.after_note_durable)
+    _after(watch, journal, "save_snapshot", snapshot.after_save_snapshot)
+    _after(watch, journal, "compact", snapshot.after_compact)
+    _after(watch, snapshots, "install", snapshot.after_install)
+    _after(watch, snapshots, "note_taken", snapshot.after_note_taken)
     _after(watch, events, "publish", watch.after_publish)
     # The journal was given this one when it was made.
     _after(watch, journal, "_publish", watch.after_publish)
-    return commit
+    return MachineChecks(commit, snapshot)
 
 
 def _around(owner: object, name: str, wrap: Callable[[AnyCall], AnyCall]) -> None:

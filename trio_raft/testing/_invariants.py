@@ -25,27 +25,29 @@ Reading order: this module; ``_past``; ``_watch``; ``_hooks`` and the three ``_w
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
+import attrs
 import trio
 
 from trio_raft._environment import TrioClock
 from trio_raft._errors import error_text
 from trio_raft._events import Event
-from trio_raft._messages import Message, ServerId
+from trio_raft._messages import InstallSnapshot, Message, ServerId
 from trio_raft._server import Server
-from trio_raft.abc import Committed, StateMachine
+from trio_raft.abc import Committed, SavedState, StateMachine
 from trio_raft.testing._durable import DurableSource
-from trio_raft.testing._hooks import hang
-from trio_raft.testing._past import Image, Past
-from trio_raft.testing._promises import check_sent
+from trio_raft.testing._hooks import MachineChecks, hang
+from trio_raft.testing._image import Image
+from trio_raft.testing._past import Past
+from trio_raft.testing._promises import check_sent, note_offer
 from trio_raft.testing._recovered import check_recovered
 from trio_raft.testing._trace import Trace, describe
 from trio_raft.testing._verdict import Verdict, Violation
 from trio_raft.testing._watch import Scene, Watch, Watched
-from trio_raft.testing._watch_commit import CommitChecks
+from trio_raft.testing._watch_snapshots import Hashed
 
 TASKS_PER_MEMBER = 48
 """Of a member by itself: its services, timers, and clients that wait for it."""
@@ -79,7 +81,7 @@ class Invariants:
         self._verdict = Verdict(seed, self.trace, now=now)
         self._scene = Scene(Past(self._verdict), self._verdict, self.trace, fault_explains or _nothing_explains)
         self._machines: dict[str, Any] = {}
-        self._commits: dict[str, CommitChecks] = {}
+        self._checks: dict[str, MachineChecks] = {}
         self._added: list[UserInvariant] = []
 
     # ------------------------------------------------------------------------------------ the verdict
@@ -106,6 +108,11 @@ class Invariants:
         """Record a violation that somebody else found."""
         self._verdict.fail(rule, node_id, expected=expected, seen=seen)
 
+    def committed_term(self, index: int) -> int | None:
+        """The term of the committed entry there; None if none is known."""
+        committed = self._scene.past.committed
+        return committed[index].term if 0 <= index < len(committed) else None
+
     # ------------------------------------------------------------------------------------ lives
 
     def observe(self, node_id: str, source: DurableSource) -> Callable[[Server], None]:
@@ -131,7 +138,7 @@ class Invariants:
         watched.watch = watch = Watch(self._scene, watched, server, image)
         watch.note(f"life {watch.life} begins: term {image.term}, vote {image.voted_for}, log {image.slots[-1]}")
         check_recovered(watch, before)
-        self._commits[node_id] = hang(watch)
+        self._checks[node_id] = hang(watch)
 
     def _watched(self, node_id: str) -> Watched:
         return self._scene.servers.setdefault(ServerId(node_id), Watched(ServerId(node_id)))
@@ -168,26 +175,45 @@ class Invariants:
         if watch is not None and not watch.over:
             self.trace.note(node_id, f"sends {describe(message)}{f' to {receiver}' if receiver else ''}")
             self._verdict.guard(node_id, partial(check_sent, watched, watch, message))
+            if isinstance(message, InstallSnapshot):
+                note_offer(self._watched(receiver), message)
 
     # ------------------------------------------------------------------------------------ state machines
 
     def watch_machine(self, node_id: str, machine: StateMachine[Any, Any]) -> None:
         """Watch what the state machine of this server's next life is given; call it before the node is opened."""
         self._machines[node_id] = machine
-        original = machine.apply
+        original, snapshot, restore = machine.apply, machine.snapshot, machine.restore
 
         def apply(entry: Committed[Any]) -> Any:
             self._verdict.guard(node_id, partial(self._given, node_id, machine, entry))
             result = original(entry)
-            self._verdict.guard(node_id, partial(self._run_added, node_id, machine, entry))
+            self._verdict.guard(node_id, partial(self._run_added, node_id, machine, entry.index))
             return result
 
+        def watched_snapshot() -> Iterable[bytes]:
+            pieces, checks = snapshot(), self._checks_of(node_id, machine)
+            return pieces if checks is None else checks.snapshots.capture(pieces)
+
+        def watched_restore(state: SavedState) -> None:
+            pieces = Hashed(iter(state))
+            restore(attrs.evolve(state, pieces=iter(pieces)))
+            checks = self._checks_of(node_id, machine)
+            if checks is not None:
+                self._verdict.guard(node_id, partial(checks.snapshots.restored, state, pieces.digest))
+            self._verdict.guard(node_id, partial(self._run_added, node_id, machine, state.index))
+
         # Past any __setattr__ that the user's class may have.
-        vars(machine)["apply"] = apply
+        vars(machine).update(apply=apply, snapshot=watched_snapshot, restore=watched_restore)
+
+    def _checks_of(self, node_id: str, machine: object) -> MachineChecks | None:
+        """None if this machine's life is over."""
+        return self._checks.get(node_id) if self._machines.get(node_id) is machine else None
 
     def _given(self, node_id: str, machine: object, entry: Committed[Any]) -> None:
-        if self._machines.get(node_id) is machine and node_id in self._commits:
-            self._commits[node_id].given(entry)
+        checks = self._checks_of(node_id, machine)
+        if checks is not None:
+            checks.commit.given(entry)
 
     def add(self, invariant: UserInvariant) -> None:
         """Call this with the state machine of each running member after each command that any of them has applied.
@@ -196,7 +222,7 @@ class Invariants:
         """
         self._added.append(invariant)
 
-    def _run_added(self, node_id: str, machine: object, entry: Committed[Any]) -> None:
+    def _run_added(self, node_id: str, machine: object, index: int) -> None:
         if self._machines.get(node_id) is not machine:
             return
         for invariant in self._added:
@@ -214,7 +240,7 @@ class Invariants:
                 self._verdict.fail(
                     f"The invariant {name} that you added",
                     node_id,
-                    expected=f"that it holds once index {entry.index} was applied",
+                    expected=f"that it holds once index {index} was applied",
                     seen=problem,
                 )
 
@@ -226,6 +252,7 @@ class Invariants:
             if watched.watch is not None and not watched.watch.over:
                 self._verdict.guard(node_id, watched.watch.check_bounds)
                 self._verdict.guard(node_id, watched.watch.check_contact)
+                self._verdict.guard(node_id, self._checks[node_id].snapshots.check_chain)
         size = max(len(self._scene.servers), 1)
         bound = TASKS_PER_MEMBER * size + TASKS_PER_LINK * size * (size - 1)
         tasks = count_tasks()

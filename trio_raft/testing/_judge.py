@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from trio_raft._environment import Clock
-from trio_raft._errors import LogCorrupt, StorageError, StorageFull, error_text
+from trio_raft._errors import LogCorrupt, SnapshotCorrupt, StorageError, StorageFull, error_text
 from trio_raft._events import Event
 from trio_raft._messages import Message
 from trio_raft._server import Server
+from trio_raft._snapshot_events import SnapshotIgnored
 from trio_raft.testing._durable import DurableLog
 from trio_raft.testing._failures import InvariantViolation, NodeFailed, SimulationFailed
 from trio_raft.testing._invariants import Invariants
@@ -101,13 +102,15 @@ class Judge:
     def _explains(self, member: Member[Any, Any], error: BaseException) -> bool:
         """Was something injected that makes this failure right?"""
         expected = isinstance(error, self.expected.get(member.id, ()))
-        if isinstance(error, LogCorrupt) and (expected or "bit flip" in member.disk.injected):
+        if isinstance(error, LogCorrupt | SnapshotCorrupt) and (expected or "bit flip" in member.disk.injected):
             member.excuse = member.excuse or "its disk was damaged"
             return True
         return expected or (isinstance(error, StorageError | StorageFull) and member.disk_failed_lately())
 
-    def _explains_event(self, _: str, event: Event) -> bool:
+    def _explains_event(self, node_id: str, event: Event) -> bool:
         """Only a peer whose disk was tampered with makes a leader report what no peer should do."""
+        if isinstance(event, SnapshotIgnored):
+            return "bit flip" in self._members[node_id].disk.injected
         peer = self._members.get(getattr(event, "peer", ""))
         return peer is not None and bool(peer.excuse)
 

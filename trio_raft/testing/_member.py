@@ -22,6 +22,7 @@ from trio_raft._errors import StorageError
 from trio_raft._node import Node
 from trio_raft._opening import serve_node
 from trio_raft._server import Server
+from trio_raft._storage.snapshots import FileSnapshotStore
 from trio_raft._storage.wal import FileLogStore
 from trio_raft.abc import StateMachine, Transport
 from trio_raft.testing._determinism import divide
@@ -109,6 +110,10 @@ class Member(Generic[CommandT, ResultT]):
             files=disk or self.disk,
         )
 
+    def snapshot_store(self, disk: SimDisk | None = None) -> FileSnapshotStore:
+        """The snapshots beside that log, not opened yet."""
+        return FileSnapshotStore(DIRECTORY, files=disk or self.disk)
+
     def disk_failed_lately(self) -> bool:
         """Was an error of the disk injected in the present life, or is the disk too small?"""
         return self.disk.capacity is not None or self._disk_errors() > self.errors_before
@@ -177,6 +182,7 @@ async def live(
                 config,
                 life.machine,
                 log_store=member.store(),
+                snapshot_store=member.snapshot_store(),
                 transport=transport,
                 environment=environment,
                 task_status=_Started(life, task_status),
@@ -191,6 +197,9 @@ async def live(
             watching.failed(member, error)
     finally:
         member.life = None
+        if not life.doomed:
+            # Threads that were abandoned still run to their ends; whoever crashes or kills has other plans.
+            member.disk.finish_calls()
         member.paused = False
         member.changed.unpark_all()
         watching.over(member)

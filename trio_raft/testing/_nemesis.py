@@ -42,12 +42,20 @@ class Nemesis:
     """Of one run."""
 
     def __init__(
-        self, cluster: Cluster[Any, Any], plan: Plan, strikes: Mapping[str, Strike], *, note: Callable[[str], None]
+        self,
+        cluster: Cluster[Any, Any],
+        plan: Plan,
+        strikes: Mapping[str, Strike],
+        *,
+        note: Callable[[str], None],
+        rush: Callable[[], object],
     ) -> None:
         self.cluster = cluster
         self.plan = plan
         self.note = note
         """Adds a line to the trace."""
+        self.rush = rush
+        """All clients that are at rest write at once."""
         self.random = divide(plan.seed, "nemesis")
         self.injected: dict[str, int] = {}
         """Kind of fault → how often it struck."""
@@ -75,6 +83,11 @@ class Nemesis:
     def end(self) -> None:
         """Let the time of trouble be over: every fault undoes itself at once."""
         self._over.set()
+
+    @property
+    def over(self) -> bool:
+        """Is the time of trouble over?"""
+        return self._over.is_set()
 
     def calm(self) -> None:
         """From now on links and disks always take their typical time: nothing excuses an election any more."""
@@ -163,8 +176,10 @@ class Nemesis:
         for link in cut:
             self._cuts[link] = self._cuts.get(link, 0) + 1
             self.cluster.network.cut(*link)
-        await self.rest(seconds)
-        for link in cut:
-            self._cuts[link] -= 1
-            if not self._cuts[link]:
-                self.cluster.network.mend(*link)
+        try:
+            await self.rest(seconds)
+        finally:
+            for link in cut:
+                self._cuts[link] -= 1
+                if not self._cuts[link]:
+                    self.cluster.network.mend(*link)

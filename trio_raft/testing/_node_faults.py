@@ -8,10 +8,22 @@ from trio_raft.testing._nemesis import Nemesis, Strike
 MID_WRITE_SHARE = 0.8
 """How often a crash is made to hit disks at work: left to chance, it would find nearly all of them idle."""
 
-LOOKS = 20
-"""So often it is looked whether a disk is at work, before the crash comes anyway."""
+AGAIN_SHARE = 0.7
+"""How often a crash is followed by another one of the same members."""
 
-HESITATION = 0.7
+FEW_WRITES = (1, 1, 1, 2, 3)
+"""So many writes after the restart, or one of the others."""
+
+SECTORS_AT_STAKE = (1, 4, 8)
+"""A crash waits until a disk is writing so many of them, or one of the others."""
+
+CALLS_AWAITED = 8
+"""So many calls of a slow disk may pass before the crash comes anyway."""
+
+LOOKS = 6
+"""At a slow disk, during each of its calls."""
+
+HESITATION = 0.2
 """Of ``disk_stall_timeout``: a call may take so long without anybody noticing."""
 
 
@@ -42,39 +54,60 @@ async def _take_down(nemesis: Nemesis, fault: str, count: int, down: Callable[..
     with nemesis.claim(*victims):
         rest = nemesis.draw_rest()
         nemesis.begin(fault, f"{', '.join(victims)} for {rest:.2f} s")
-        if nemesis.random.random() < MID_WRITE_SHARE:
-            await _catch_writes(nemesis, victims)
+        await _catch_writes(nemesis, victims)
         await down(*victims)
         await nemesis.rest(rest)
         nemesis.note(f"{', '.join(victims)} may start again")
         await nemesis.cluster.start(*victims)
+        while not nemesis.over and nemesis.random.random() < AGAIN_SHARE:
+            # What a recovery has overlooked shows in the next one, unless much was written over it meanwhile.
+            await nemesis.random.choice((_catch_writes, _catch_beginning))(nemesis, victims)
+            nemesis.note(f"{fault} again: {', '.join(victims)}")
+            await down(*victims)
+            await nemesis.cluster.start(*victims)
 
 
 async def _catch_writes(nemesis: Nemesis, victims: list[str]) -> None:
-    """Let their disks take long for every call, so that a crash finds them in the middle of one: there it hurts."""
+    """Nearly always wait until a crash finds one of these disks in the middle of a write: there it hurts.
+
+    What all clients ask for during one slow call makes the next one a long write, which a power cut can tear.
+    """
+    if nemesis.random.random() >= MID_WRITE_SHARE:
+        return
+    wanted = nemesis.random.choice(SECTORS_AT_STAKE)
+
+    def hurts(calls: float) -> bool:
+        at_stake = max(len(nemesis.member(victim).disk.unsynced()) for victim in victims)
+        # The longer it takes, the less is enough.
+        if at_stake >= max(1.0, wanted * (1 - calls / CALLS_AWAITED)):
+            return True
+        if calls.is_integer():
+            nemesis.rush()
+        return False
+
+    await _slow_disks(nemesis, victims, until=hurts)
+
+
+async def _catch_beginning(nemesis: Nemesis, victims: list[str]) -> None:
+    """Wait until one of these members has written a little since it was started."""
+    writes = nemesis.random.choice(FEW_WRITES)
+
+    def has_begun(_: float) -> bool:
+        lives = [nemesis.member(victim).life for victim in victims]
+        return any(life and life.server and life.server.journal.statistics.batches >= writes for life in lives)
+
+    await _slow_disks(nemesis, victims, until=has_begun)
+
+
+async def _slow_disks(nemesis: Nemesis, victims: list[str], *, until: Callable[[float], bool]) -> None:
+    """From now on every call of these disks takes long; ``until`` is told how many of them may have passed."""
     longest = HESITATION * nemesis.plan.settings.timeouts.disk_stall_timeout
     for victim in victims:
         nemesis.cluster.lanes[victim].latency = Latency(longest)
-    await _wait_for_writes(nemesis, victims, longest)
-    if nemesis.random.random() < 0.5:
-        # In the next call: what has waited for this one makes it a long write.
-        await nemesis.rest(nemesis.random.uniform(0.5, 1.5) * longest)
-        await _wait_for_writes(nemesis, victims, longest)
-
-
-async def _wait_for_writes(nemesis: Nemesis, victims: list[str], longest: float) -> None:
-    for _ in range(LOOKS):
-        await nemesis.rest(2 * longest / LOOKS)
-        if any(_is_writing(nemesis, victim) for victim in victims):
+    for look in range(1, CALLS_AWAITED * LOOKS + 1):
+        await nemesis.rest(longest / LOOKS)
+        if until(look / LOOKS):
             return
-
-
-def _is_writing(nemesis: Nemesis, victim: str) -> bool:
-    life = nemesis.member(victim).life
-    if life is None or life.server is None:
-        return False
-    journal = life.server.journal
-    return journal.position != journal.durable_position
 
 
 async def pause(nemesis: Nemesis) -> None:

@@ -11,14 +11,14 @@ House rule: nothing here is ever taken back, and a run's servers never read it.
 """
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 import attrs
 
-from trio_raft._messages import Incarnation, ServerId
+from trio_raft._messages import ServerId
 from trio_raft._records import Entry, EntryKind
-from trio_raft.abc import SaveBootstrap, SaveVote
-from trio_raft.testing._durable import DurableSource
+from trio_raft.abc import SaveBootstrap
 from trio_raft.testing._verdict import Verdict
 
 
@@ -55,6 +55,12 @@ class Leadership:
     since: float
 
 
+class Exchangeable(Protocol):
+    """A disk that somebody may take away."""
+
+    taken_away: bool
+
+
 class Past:
     """Everything of a run that must stay true."""
 
@@ -70,12 +76,27 @@ class Past:
         self._commit_terms: list[int] = []
         self._commit_tops: list[int] = []
         """The last index that a leader of the term at the same place committed first."""
-        self.settled: list[tuple[Image, SaveBootstrap]] = []
+        self.settled: list[tuple[Exchangeable, SaveBootstrap]] = []
         """The first configuration, with each disk on which it became durable as settled."""
+        self.captured: dict[int, dict[str, None]] = {}
+        """Index of a command → digests of the states that state machines gave which had been given it last."""
 
     def find(self, index: int, term: int) -> Slot | None:
         """The entry there, if it was ever made."""
         return self._slots.get((index, term))
+
+    def covered(self, node_id: str, index: int, term: int) -> Slot | None:
+        """The last entry that a snapshot covers; None if that is not committed, which is a violation."""
+        slot = self.committed[index] if 0 <= index < len(self.committed) else None
+        if slot is None or slot.term != term:
+            self._verdict.fail(
+                "A snapshot holds what is committed (S8, N6)",
+                node_id,
+                expected=f"a snapshot up to a committed entry, of which the last is {self.committed[-1]}",
+                seen=f"one up to {index}:{term}, where {slot or 'nothing'} is committed",
+            )
+            return None
+        return slot
 
     def add(self, node_id: str, entry: Entry, previous: Slot, *, may_be_new: bool) -> Slot | None:
         """The slot of an entry that follows ``previous``; None if that contradicts the past, which is a violation."""
@@ -138,101 +159,3 @@ class Past:
 
 def _content(record: bytes) -> str:
     return f"{len(record)} bytes, checksum {record[:4].hex()}"
-
-
-class Image:
-    """One server's log, votes and map of members as they stand durably on its disk."""
-
-    def __init__(self, node_id: str, source: DurableSource, past: Past, verdict: Verdict, *, first: bool) -> None:
-        """``first``: nothing was seen of this server before, so its disk may hold what was made before this run."""
-        self.node_id = node_id
-        self._source = source
-        self._past = past
-        self._verdict = verdict
-        self.slots: list[Slot] = [ROOT]
-        """By index."""
-        self.dropped: dict[tuple[int, int], None] = {}
-        """(index, term) of entries that were durable once, and were then removed."""
-        self.term = 0
-        self.voted_for: str | None = None
-        self.votes: dict[int, str] = {}
-        """Term → the vote given in it, as far as any is durable."""
-        self.bootstrap: SaveBootstrap | None = None
-        self.maps: list[tuple[Mapping[ServerId, Incarnation], bool]] = []
-        """Every map of members that was durable, and whether it was settled."""
-        self._may_be_new = first
-        self.taken_away = False
-        """Its disk was exchanged, by injection: nobody can learn from it any more."""
-
-    @property
-    def incarnation(self) -> Incarnation | None:
-        """Of the data directory."""
-        return self._source.incarnation
-
-    @property
-    def history(self) -> list[int]:
-        """A number for each durable write, see ``DurableSource``."""
-        return self._source.history
-
-    @property
-    def last_index(self) -> int:
-        """Of the last durable entry."""
-        return len(self.slots) - 1
-
-    def refresh(self) -> None:
-        """Take in what has become durable since."""
-        for item in self._source.news():
-            match item:
-                case Entry():
-                    self._add(item)
-                case SaveVote():
-                    self.term, self.voted_for = item.term, item.voted_for
-                    if item.voted_for is not None:
-                        self.votes[item.term] = item.voted_for
-                case SaveBootstrap():
-                    self.bootstrap = item
-                    self.maps.append((item.incarnations, item.done))
-                    if item.done:
-                        self._settle(item)
-        self._may_be_new = False
-
-    def _add(self, entry: Entry) -> None:
-        if entry.index > len(self.slots):
-            self._verdict.fail(
-                "The log on disk has no gap (S6)",
-                self.node_id,
-                expected=f"entry {len(self.slots)} after entry {self.last_index}",
-                seen=f"{entry}",
-            )
-            return
-        for slot in self.slots[entry.index :]:
-            self.dropped[slot.index, slot.term] = None
-        del self.slots[entry.index :]
-        added = self._past.add(self.node_id, entry, self.slots[-1], may_be_new=self._may_be_new)
-        if added is not None:
-            self.slots.append(added)
-
-    def _settle(self, item: SaveBootstrap) -> None:
-        """No other may be settled as long as this one is known to anybody.
-
-        A disk that was exchanged is nobody: who was emptied as the first to finish is waited for anew.  Had the others
-        gone on without it, they would have finished too.
-        """
-        self._past.settled = [each for each in self._past.settled if not each[0].taken_away]
-        for _, settled in self._past.settled[:1]:
-            if dict(settled.incarnations) != dict(item.incarnations):
-                self._verdict.fail(
-                    "One first configuration (O1)",
-                    self.node_id,
-                    expected=f"the map that was settled first: {dict(settled.incarnations)}",
-                    seen=f"{dict(item.incarnations)}",
-                )
-        self._past.settled.append((self, item))
-
-    def holds(self, slot: Slot) -> bool:
-        """Is the entry durable here, now, as of the last ``refresh``?"""
-        return slot.index < len(self.slots) and self.slots[slot.index] is slot
-
-    def held(self, slot: Slot) -> bool:
-        """Is it, or was it once?"""
-        return self.holds(slot) or (slot.index, slot.term) in self.dropped

@@ -4,12 +4,13 @@
 vote, and RequestVote       the vote in that very term, and the log that the candidacy stands on (E1, E2)
 refused vote, append reply  the term (E1, S1)
 acknowledgement             the entry that it vouches for, or the one that replaced it since (S1)
+snapshot installed          all that the snapshot covers, in the log or by the marker that took its place there (N8)
 AppendEntries, Heartbeat    the leadership: this very server, in this life, won this term, by its own vote too (R1, E2)
 bootstrap statement         the map (O1)
 Hello                       the incarnation (O1)
 ==========================  ===========================================================================================
 
-A pre-vote and the answer to a heartbeat promise nothing (W6).
+A pre-vote, the answer to a heartbeat and the one to a piece of a snapshot promise nothing (W6).
 
 House rule: a message is judged in the moment in which it is handed to the transport; what is already on the wire cannot
 be taken back.
@@ -23,9 +24,12 @@ from trio_raft._messages import (
     Heartbeat,
     Hello,
     HelloReply,
+    InstallSnapshot,
+    InstallSnapshotReply,
     Message,
     RequestVote,
     RequestVoteReply,
+    SnapshotStatus,
 )
 from trio_raft.testing._trace import describe
 from trio_raft.testing._watch import Watch, Watched
@@ -52,6 +56,8 @@ def check_sent(watched: Watched, watch: Watch, message: Message) -> None:
             _check_entries(watch, message)
         case Heartbeat():
             _check_leadership(watch, message)
+        case InstallSnapshot() | InstallSnapshotReply():
+            _check_transfer(watched, watch, message)
         case BootstrapStatement() | BootstrapReply():
             _check_map(watch, message)
         case Hello() | HelloReply():
@@ -123,6 +129,35 @@ def _check_acknowledgement(watch: Watch, message: AppendEntriesReply) -> None:
         _fail(watch, "S1", message, f"entry {slot}", f"a log that ends at {watch.image.slots[-1]}")
 
 
+def note_offer(watched: Watched, message: InstallSnapshot) -> None:
+    """A snapshot is offered to this server: what it answers is about that."""
+    offered = watched.offered.get(message.total, message.last_included_index)
+    watched.offered[message.total] = min(offered, message.last_included_index)
+
+
+def _check_transfer(watched: Watched, watch: Watch, message: InstallSnapshot | InstallSnapshotReply) -> None:
+    if isinstance(message, InstallSnapshot):
+        _check_leadership(watch, message)
+        watch.past.covered(watch.id, message.last_included_index, message.last_included_term)
+    elif message.status is SnapshotStatus.INSTALLED:
+        _check_term(watch, message, message.term, "S1")
+        _check_installed(watched, watch, message)
+
+
+def _check_installed(watched: Watched, watch: Watch, message: InstallSnapshotReply) -> None:
+    _check_may_count(watch, message)
+    index = watched.offered.get(message.offset)
+    slot = watch.past.committed[index] if index is not None and index < len(watch.past.committed) else None
+    if slot is None:
+        watch.fail(
+            "INSTALLED answers an offer (N5)",
+            expected=f"the size of a snapshot that was offered to {watch.id}: {list(watched.offered)}",
+            seen=f"{message}",
+        )
+    elif not watch.image.log_holds(slot):
+        _fail(watch, "N8", message, f"a log that holds {slot}, or the marker of its snapshot", watch.image.describe())
+
+
 def _check_may_count(watch: Watch, message: Message) -> None:
     """Nobody votes or acknowledges before the first configuration is durable, and names this very directory."""
     image = watch.image
@@ -132,7 +167,7 @@ def _check_may_count(watch: Watch, message: Message) -> None:
         _fail(watch, "O1", message, implied, f"{image.bootstrap}")
 
 
-def _check_leadership(watch: Watch, message: AppendEntries | Heartbeat) -> None:
+def _check_leadership(watch: Watch, message: AppendEntries | Heartbeat | InstallSnapshot) -> None:
     leader = watch.past.leaders.get(message.term)
     if leader is None or (leader.node_id, leader.life) != (watch.id, watch.life) or message.leader != watch.id:
         watch.fail(

@@ -18,6 +18,7 @@ import attrs
 import trio
 
 from trio_raft._environment import TrioClock
+from trio_raft.testing._environment import cpu_seconds
 from trio_raft.testing._seed import SeedReport, run_seed
 from trio_raft.testing._swarm import Wishes
 
@@ -46,7 +47,9 @@ class Done:
 
     report: SeedReport
     real_seconds: float
-    """What it took, alone on its core."""
+    """What it took."""
+    cpu_seconds: float = 0.0
+    """What its process worked for it: the same, unless others use the machine too."""
 
 
 def cores() -> int:
@@ -141,10 +144,14 @@ def work(questions: TextIO, answers: TextIO) -> None:
     """What a worker process does: run what comes in, line by line, until the input ends."""
     for line in questions:
         job = _structure_job(line)
-        began = CLOCK.stopwatch()
+        began, worked = CLOCK.stopwatch(), cpu_seconds()
         try:
             report = run_seed(job.seed, wishes=job.wishes, mutant=job.mutant)
-            done = Done(report=report, real_seconds=CLOCK.stopwatch() - began)
+            done = Done(
+                report=report,
+                real_seconds=CLOCK.stopwatch() - began,
+                cpu_seconds=cpu_seconds() - worked,
+            )
         except ValueError as error:
             # Another seed drew a smaller cluster than the one on which the wishes were tried.
             done = _failed(job, str(error), CLOCK.stopwatch() - began)
@@ -163,7 +170,7 @@ def _structure(line: bytes) -> Done:
     answer: dict[str, Any] = json.loads(line)
     report = dict(answer["report"])
     report["trace"] = tuple(report["trace"])
-    return Done(report=SeedReport(**report), real_seconds=answer["real_seconds"])
+    return Done(report=SeedReport(**report), real_seconds=answer["real_seconds"], cpu_seconds=answer["cpu_seconds"])
 
 
 def _failed(job: Job, violation: str, real_seconds: float) -> Done:
@@ -172,6 +179,7 @@ def _failed(job: Job, violation: str, real_seconds: float) -> Done:
         seed=job.seed,
         ok=False,
         violation=violation,
+        judged=False,
         trace_hash="",
         virtual_seconds=0.0,
         counts=counts,

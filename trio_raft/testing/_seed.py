@@ -24,18 +24,19 @@ from trio_raft.testing._determinism import divide, run
 from trio_raft.testing._disk import PowerCut
 from trio_raft.testing._disk_faults import DISK_FAULTS
 from trio_raft.testing._failures import SimulationFailed
-from trio_raft.testing._healing import heal_and_prove
+from trio_raft.testing._healing import heal_and_prove, obliged
 from trio_raft.testing._linearizability import check_linearizable
 from trio_raft.testing._link_faults import LINK_FAULTS
 from trio_raft.testing._mutants import MUTANTS
 from trio_raft.testing._nemesis import Nemesis
 from trio_raft.testing._node_faults import NODE_FAULTS
 from trio_raft.testing._running import running_cluster
+from trio_raft.testing._snapshot_faults import SNAPSHOT_FAULTS
 from trio_raft.testing._swarm import Plan, Wishes, draw_plan
 from trio_raft.testing._trace import Trace
 from trio_raft.testing._workload import LocalReader, Shelf, Worker, work
 
-STRIKES = NODE_FAULTS | LINK_FAULTS | DISK_FAULTS
+STRIKES = NODE_FAULTS | LINK_FAULTS | DISK_FAULTS | SNAPSHOT_FAULTS
 """Every kind of fault, by its name."""
 
 SEARCH_STEPS = 300_000
@@ -56,6 +57,8 @@ class SeedReport:
     ok: bool
     violation: str
     """What went wrong, in the words of the error; empty if nothing did."""
+    judged: bool
+    """Was there a judgement of the cluster?  Not if it failed by an error of the kit, which says nothing of it."""
     trace_hash: str
     """The same for each run of the seed."""
     virtual_seconds: float
@@ -93,6 +96,7 @@ def run_seed(
         seed=seed,
         ok=ok,
         violation="" if ok else _describe(seed, failure),
+        judged=ok or (isinstance(failure, SimulationFailed) and failure.judged),
         trace_hash=watched.trace.digest(),
         virtual_seconds=watched.virtual_seconds,
         counts=dict(sorted(watched.counter.counts.items())),
@@ -126,6 +130,7 @@ class _Run:
     async def _trouble_and_proof(self, cluster: Cluster[Any, Any]) -> None:
         plan = self.plan
         numbers = itertools.count(1)
+        bell = trio.lowlevel.ParkingLot()
 
         def make_worker(name: str) -> Worker:
             draws = divide(plan.seed, "worker", name)
@@ -135,12 +140,13 @@ class _Run:
                 clock=cluster.clock,
                 random=draws,
                 numbers=numbers,
+                bell=bell,
                 count=self.counter.add,
             )
 
         workers = [make_worker(f"c{number}") for number in range(1, plan.workload.clients + 1)]
         locals_ = [self._make_local_reader(cluster, member) for member in cluster.ids if plan.workload.local]
-        nemesis = Nemesis(cluster, plan, STRIKES, note=lambda what: self.trace.note("kit", what))
+        nemesis = Nemesis(cluster, plan, STRIKES, note=lambda what: self.trace.note("kit", what), rush=bell.unpark_all)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(nemesis.run)
             with cluster.clock.move_on_after(plan.seconds):
@@ -152,6 +158,7 @@ class _Run:
         nemesis.calm()
         await heal_and_prove(cluster)
         cluster.invariants.finish()
+        self._compare_states(cluster)
         reader = make_worker("reader")
         for key in plan.workload.names:
             await reader.read(key, within=FINAL_READ_SECONDS)
@@ -167,6 +174,15 @@ class _Run:
             count=self.counter.add,
         )
 
+    def _compare_states(self, cluster: Cluster[Any, Any]) -> None:
+        """The same commands, and snapshots of their effect, have led to the same state everywhere."""
+        shelves = {node_id: cluster.machines[node_id] for node_id in obliged(cluster)}
+        first_id, first = next(iter(shelves.items()))
+        for node_id, shelf in shelves.items():
+            if shelf != first:
+                problem = f"{first_id} and {node_id} have applied the same entries, but their states differ"
+                raise SimulationFailed(self.plan.seed, problem)
+
     def _check_history(self, cluster: Cluster[Any, Any]) -> None:
         self.trace.note("kit", "the clients' history:\n" + cluster.history.describe())
         verdict = check_linearizable(
@@ -174,7 +190,9 @@ class _Run:
         )
         self.counter.add("operations judged", len(cluster.history))
         if not verdict:
-            raise SimulationFailed(self.plan.seed, f"the history is {verdict.outcome}: {verdict.explanation}")
+            failure = SimulationFailed(self.plan.seed, f"the history is {verdict.outcome}: {verdict.explanation}")
+            failure.judged = verdict.outcome != "unknown"
+            raise failure
 
 
 def _describe(seed: int, failure: BaseException | None) -> str:

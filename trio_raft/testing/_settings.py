@@ -2,7 +2,7 @@
 
 import attrs
 
-from trio_raft._config import KIBIBYTE, Limits, Timeouts
+from trio_raft._config import KIBIBYTE, Limits, Snapshots, Timeouts
 from trio_raft.testing._determinism import Latency
 
 SIMULATION_LIMITS = Limits(
@@ -13,6 +13,9 @@ SIMULATION_LIMITS = Limits(
     segment_bytes=256 * KIBIBYTE,
 )
 """Small files: a simulated disk keeps account of every sector, and each node prepares files ahead."""
+
+SIMULATION_SNAPSHOTS = Snapshots(chunk_bytes=4 * KIBIBYTE)
+"""As by default, but for pieces that fit into any frame."""
 
 
 @attrs.frozen(kw_only=True)
@@ -27,6 +30,9 @@ class ClusterSettings:
 
     timeouts: Timeouts = attrs.field(default=Timeouts())
     limits: Limits = SIMULATION_LIMITS
+
+    snapshots: Snapshots = SIMULATION_SNAPSHOTS
+    """For state machines that define ``snapshot`` and ``restore``."""
 
     link: Latency = attrs.field(default=Latency(0.0005))
     """From one node to another, one way."""

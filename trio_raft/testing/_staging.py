@@ -1,4 +1,4 @@
-"""What a simulated disk keeps beside its durable bytes: writes and names at stake, and the calls that are under way.
+"""What a simulated disk keeps beside its durable bytes: writes and names at stake, calls under way, faults.
 
 A ``Call`` is a piece of blocking work whose operations were run at once, but whose time has not passed yet.  Between
 its operations stand ``Barrier`` objects, one for each sync.  Each write and each name knows its *rank*: how many syncs
@@ -113,6 +113,29 @@ class Name:
     rank: int
     only_after: "Name | None" = None
     """Of a renamed file: no power cut takes the old name while the new one is lost."""
+    forgotten: bool = False
+    """The sync of its directory failed: no later one knows of it."""
+
+
+def without_changes_before(names: list[Name], durable: Name) -> list[Name]:
+    """What is left at stake once the directory holds this change of a name: not it, nor what was done to it before."""
+    position, path = names.index(durable), durable.unit.path
+    return [name for at, name in enumerate(names) if at > position or name.unit.path != path]
+
+
+@attrs.define
+class Fault:
+    """An error that operations are to meet."""
+
+    operation: str
+    number: int
+    """Of the error."""
+    times: int | None
+    """How often it will still happen; None: for ever."""
+    part: float
+    """How much of a write reaches the file before it fails."""
+    prefix: str = ""
+    """Of the names of the files that it is about."""
 
 
 @attrs.define(eq=False)
@@ -135,6 +158,8 @@ class Call:
     ended: bool = False
     touched: bool = False
     """Did it write, create, rename or remove anything?"""
+    last_rank: int = 0
+    """Of what it did last."""
 
     def complete(self) -> None:
         """The time has passed: every sync that the call made is done.  Idempotent."""

@@ -23,6 +23,8 @@ class Summary:
     virtual_seconds: float = 0.0
     busy_seconds: float = 0.0
     """Real seconds that the processes spent, all together."""
+    cpu_seconds: float = 0.0
+    """Seconds that they worked; fewer, if others used the machine too."""
     counts: dict[str, int] = attrs.field(factory=dict[str, int])
     trace_hashes: dict[int, str] = attrs.field(factory=dict[int, str])
     """By seed."""
@@ -35,6 +37,7 @@ class Summary:
         self.seeds += 1
         self.virtual_seconds += report.virtual_seconds
         self.busy_seconds += done.real_seconds
+        self.cpu_seconds += done.cpu_seconds
         self.trace_hashes[report.seed] = report.trace_hash
         for what, times in report.counts.items():
             self.counts[what] = self.counts.get(what, 0) + times
@@ -42,9 +45,19 @@ class Summary:
             self.failed.append(report)
 
     @property
+    def passed(self) -> bool:
+        """Every seed that was run passed; and at least one was, and none was left out."""
+        return bool(self.seeds) and not self.failed and not self.interrupted
+
+    @property
     def speed(self) -> float:
         """Virtual seconds in each real second, on one core."""
         return self.virtual_seconds / self.busy_seconds if self.busy_seconds else 0.0
+
+    @property
+    def cpu_speed(self) -> float:
+        """Virtual seconds in each second of work: what ``speed`` would be, had nobody else used the machine."""
+        return self.virtual_seconds / self.cpu_seconds if self.cpu_seconds else 0.0
 
     def progress(self, real_seconds: float) -> str:
         """One line: how far it is."""
@@ -61,7 +74,7 @@ class Summary:
             (
                 f"{self.seeds} seeds, {self.virtual_seconds:.0f} virtual seconds in {real_seconds:.1f} real seconds: "
                 f"{rate:.2f} seeds a second; {self.speed:.1f} virtual seconds in a real second on each of "
-                f"{self.processes} cores"
+                f"{self.processes} cores, {self.cpu_speed:.1f} in a second of its work"
             ),
             "faults injected:",
             *_columns({what.removeprefix(FAULT): n for what, n in self.counts.items() if what.startswith(FAULT)}),
@@ -73,7 +86,7 @@ class Summary:
             lines.append(f"faults that never struck: {', '.join(missing)}")
         for report in self.failed:
             lines += ["", failure_text(report, self.wishes)]
-        state = "INTERRUPTED" if self.interrupted else "FAILED" if self.failed else "passed"
+        state = "passed" if self.passed else "INTERRUPTED" if self.interrupted else "FAILED"
         lines.append(f"\n{state}: {len(self.failed)} of {self.seeds} seeds failed")
         return "\n".join(lines)
 
@@ -90,7 +103,8 @@ class Summary:
             "real_seconds": real_seconds,
             "processes": self.processes,
             "virtual_seconds_per_core_second": self.speed,
-            "passed": not self.failed and not self.interrupted,
+            "virtual_seconds_per_cpu_second": self.cpu_speed,
+            "passed": self.passed,
             "interrupted": self.interrupted,
             "counts": dict(sorted(self.counts.items())),
             "faults_that_never_struck": self.missing(),

@@ -13,7 +13,7 @@ from typing import Final
 
 import attrs
 
-from trio_raft._config import Limits, Timeouts
+from trio_raft._config import Limits, Snapshots, Timeouts
 from trio_raft.testing._determinism import Latency, Random, divide
 from trio_raft.testing._settings import ClusterSettings
 from trio_raft.testing._workload import Workload
@@ -40,6 +40,7 @@ FAULTS: Final = (
     "narrow link",
     "clock jump",
     "disk error",
+    "directory error",
     "disk full",
     "short write",
     "short stall",
@@ -48,14 +49,36 @@ FAULTS: Final = (
     "old copy",
     "bit flip",
     "wiped disk",
+    "left behind",
+    "snapshot crash",
+    "slow snapshots",
+    "snapshot error",
+    "transfer cut",
+    "snapshot flip",
 )
 """Every kind of fault, by the names that the command line knows."""
 
-OFTEN: Final = {"crash": 3, "crash many": 2, "pause": 3, "isolate leader": 3, "disk error": 2, "one way": 2}
+OFTEN: Final = {
+    "crash": 5,
+    "crash many": 3,
+    "pause": 3,
+    "isolate leader": 5,
+    "disk error": 2,
+    "one way": 2,
+    "left behind": 3,
+    "snapshot crash": 4,
+    "slow snapshots": 2,
+    "transfer cut": 3,
+}
 """Faults from which more can follow, and how much more often than the others they are chosen."""
 
-RUINS: Final = ("bit flip", "wiped disk")
+RUINS: Final = ("bit flip", "wiped disk", "snapshot flip")
 """Faults after which the member rightly refuses to take part, for the rest of the run."""
+
+NO_SNAPSHOTS: Final = Snapshots(threshold_entries=0, threshold_bytes=0, interval=0.0, chunk_bytes=64)
+
+SNAPSHOTS_SHARE = 0.67
+"""Of the seeds; in the others the log only grows."""
 
 HEALING_SECONDS: Final = 1000.0
 """Virtual seconds that healing may take, all waits together; each is bounded by itself."""
@@ -103,6 +126,7 @@ class Plan:
                 f"seed {self.seed}: {self.settings.size} members, {self.seconds:g} virtual seconds, then healing",
                 f"  timeouts: {timeouts or 'default'}",
                 f"  limits:   {limits}",
+                f"  snapshots: {'none' if self.settings.snapshots == NO_SNAPSHOTS else self.settings.snapshots}",
                 f"  links:    {self.settings.link}",
                 f"  disks:    {self.settings.disk}, clocks drift by {self.settings.drift:.3g}",
                 f"  clients:  {self.workload}",
@@ -129,6 +153,8 @@ class Wishes:
     faults: tuple[str, ...] | None = None
     """Only these kinds, all of them in each run; empty: none."""
     ruined: int | None = None
+    snapshots: bool | None = None
+    """Are any taken?"""
 
     @property
     def arguments(self) -> list[str]:
@@ -144,6 +170,8 @@ class Wishes:
             words += ["--faults", ",".join(self.faults) or "none"]
         if self.ruined is not None:
             words += ["--ruined", str(self.ruined)]
+        if self.snapshots is not None:
+            words += ["--snapshots", "on" if self.snapshots else "off"]
         return words
 
 
@@ -155,11 +183,16 @@ def draw_plan(seed: int, wishes: Wishes = Wishes()) -> Plan:
         raise ValueError(f"seed {seed}: there is no profile {wishes.profile!r}. Known: {', '.join(PROFILES)}")
     plan = _draw_freely(seed) if wishes.profile == "swarm" else _plan_for_measuring(seed, idle=wishes.profile == "idle")
     size = plan.settings.size if wishes.size is None else wishes.size
+    snapshots = plan.settings.snapshots
+    if wishes.snapshots is not None:
+        snapshots = _draw_snapshots(seed) if wishes.snapshots else NO_SNAPSHOTS
     ruined = min(plan.ruined, (max(size, 1) - 1) // 2) if wishes.ruined is None else wishes.ruined
     return attrs.evolve(
         plan,
         seconds=wishes.seconds,
-        settings=attrs.evolve(plan.settings, size=size, time_limit=wishes.seconds + HEALING_SECONDS),
+        settings=attrs.evolve(
+            plan.settings, size=size, snapshots=snapshots, time_limit=wishes.seconds + HEALING_SECONDS
+        ),
         faults=plan.faults if wishes.faults is None else wishes.faults,
         ruined=ruined,
     )
@@ -177,6 +210,7 @@ def _draw_freely(seed: int) -> Plan:
         seed=seed,
         timeouts=timeouts,
         limits=_draw_limits(random),
+        snapshots=_draw_snapshots(seed) if random.random() < SNAPSHOTS_SHARE else NO_SNAPSHOTS,
         # Whoever sets shorter timeouts has quicker links and disks.
         link=_draw_link(random, unit=timeouts.heartbeat_timeout),
         disk=_draw_disk(random, unit=timeouts.heartbeat_timeout),
@@ -202,6 +236,7 @@ def _plan_for_measuring(seed: int, *, idle: bool) -> Plan:
         settings=ClusterSettings(
             size=3,
             seed=seed,
+            snapshots=Snapshots(threshold_entries=50, trailing_entries=20, chunk_bytes=1024),
             link=Latency(0.0005, jitter=0.5, tail=0.01, longest=0.1),
             disk=Latency(0.001, jitter=0.5, tail=0.01, longest=0.1),
             heals=False,
@@ -254,6 +289,22 @@ def _draw_limits(random: Random) -> Limits:
     )
 
 
+def _draw_snapshots(seed: int) -> Snapshots:
+    """Thresholds so small that there are many, and short logs behind them: then whoever was away needs one."""
+    random = divide(seed, "snapshots")
+    entries, size = random.choice((0, 3, 10, 30, 200)), random.choice((0, 0, 1 << 10, 8 << 10))
+    interval = random.choice((0.0, 0.0, 0.3, 2.0))
+    return Snapshots(
+        threshold_entries=entries if entries or size or interval else 10,
+        threshold_bytes=size,
+        interval=interval,
+        trailing_entries=random.choice((0, 0, 1, 5, 20, 100)),
+        keep=random.choice((1, 1, 2, 3)),
+        chunk_bytes=random.choice((64, 256, 1024, 4096)),
+        bytes_per_second=random.choice((0, 0, 500, 5000)),
+    )
+
+
 def _draw_link(random: Random, *, unit: float) -> Latency:
     typical = random.choice((0.0002, 0.0005, 0.005, 0.03)) * unit
     return Latency(
@@ -275,16 +326,16 @@ def _draw_disk(random: Random, *, unit: float) -> Latency:
 
 
 def _draw_workload(random: Random, limits: Limits) -> Workload:
-    clients = random.choice((1, 3, 5, 8))
+    clients = random.choice((1, 8, 8, 16))
     return Workload(
         shape=random.choice(("lists", "values")),
         clients=clients,
         # About so many calls a second, all clients together.
-        pause=clients / random.choice((5.0, 20.0, 20.0, 60.0)),
+        pause=clients / random.choice((10.0, 20.0, 20.0, 60.0)),
         keys=random.choice((1, 3, 10)),
         read_share=random.choice((0.1, 0.2, 0.5)),
         # The encoded command also names its class, key and value.
-        padding=max(0, random.choice((0, 1, 1, 1)) * limits.max_command_bytes - 128),
+        padding=max(0, random.choice((0, 1, 1, 1, 1)) * limits.max_command_bytes - 128),
         local=random.random() < 0.7,
         patience=random.choice((1.0, 5.0, 15.0)),
     )

@@ -25,6 +25,8 @@ from trio_raft._messages import (
     HeartbeatReply,
     Hello,
     HelloReply,
+    InstallSnapshot,
+    InstallSnapshotReply,
     Message,
     RequestVote,
     RequestVoteReply,
@@ -87,6 +89,8 @@ def describe(message: Message) -> str:
         case RequestVoteReply():
             answer = "granted" if message.granted else f"refused: {message.reason}"
             return f"{_kind(message)}Reply(term={message.term}, for={message.requested_term}, {answer})"
+        case InstallSnapshot() | InstallSnapshotReply():
+            return _describe_transfer(message)
         case BootstrapStatement() | BootstrapReply():
             done = "done" if message.done else "not done"
             return f"{type(message).__name__}({_items(message.incarnations.items())}, {done})"
@@ -96,6 +100,16 @@ def describe(message: Message) -> str:
             return f"HelloReply({'accepted' if message.accepted else message.refusal_code}, boot {message.boot_id})"
         case _:
             return str(message)
+
+
+def _describe_transfer(message: InstallSnapshot | InstallSnapshotReply) -> str:
+    if isinstance(message, InstallSnapshot):
+        return (
+            f"InstallSnapshot(term={message.term}, {message.last_included_index}:{message.last_included_term}, "
+            f"transfer {message.transfer}, bytes {message.offset}+{len(message.data)} of {message.total})"
+        )
+    why = f", {message.reason}" if message.reason else ""
+    return f"InstallSnapshotReply(term={message.term}, {message.status.value} {message.offset}{why})"
 
 
 def _unless(condition: bool, text: str) -> str:

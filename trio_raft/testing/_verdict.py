@@ -28,6 +28,8 @@ class Violation:
     """Where it was seen; empty if it is no single server's."""
     expected: str
     seen: str
+    judged: bool = True
+    """False: the check itself failed."""
 
     def __str__(self) -> str:
         where = f" on {self.node_id}" if self.node_id else ""
@@ -48,10 +50,10 @@ class Verdict:
         self.on_violation: Callable[[], None] = _nothing
         """Called in the moment in which it is found: to cancel the run."""
 
-    def fail(self, rule: str, node_id: str, *, expected: str, seen: str) -> None:
+    def fail(self, rule: str, node_id: str, *, expected: str, seen: str, judged: bool = True) -> None:
         """Something does not hold.  Returns; only the first call counts."""
         if self.violation is None:
-            self.violation = Violation(rule, self._now(), node_id, expected, seen)
+            self.violation = Violation(rule, self._now(), node_id, expected, seen, judged)
             self._trace.note(node_id or "kit", f"VIOLATION {self.violation}")
             self.on_violation()
 
@@ -66,12 +68,15 @@ class Verdict:
                     node_id,
                     expected="every check comes to a result",
                     seen=f"{error_text(error)}, at {_place(error)}",
+                    judged=False,
                 )
 
     def raise_if_violated(self) -> None:
         """Raises InvariantViolation, with the seed, if there was one."""
         if self.violation is not None:
-            raise InvariantViolation(self._seed, str(self.violation))
+            failure = InvariantViolation(self._seed, str(self.violation))
+            failure.judged = self.violation.judged
+            raise failure
 
 
 def _place(error: BaseException) -> str:

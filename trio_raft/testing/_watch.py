@@ -22,7 +22,8 @@ from trio_raft._rules.state import Role
 from trio_raft._server import Server
 from trio_raft._tickets import Ticket
 from trio_raft.testing._environment import SimulatedClock
-from trio_raft.testing._past import Image, Past, Slot
+from trio_raft.testing._image import Image
+from trio_raft.testing._past import Past, Slot
 from trio_raft.testing._trace import Trace
 from trio_raft.testing._verdict import Verdict
 
@@ -52,6 +53,8 @@ class Watched:
     lives: int = 0
     sent_votes: dict[tuple[str, int], str] = attrs.field(factory=dict[tuple[str, int], str])
     """(incarnation, term) → who was told, or told all others, of the vote in it."""
+    offered: dict[int, int] = attrs.field(factory=dict[int, int])
+    """Bytes of a snapshot that was offered to it → the index, the lowest if there are several."""
     watch: "Watch | None" = None
     """The present life."""
 
@@ -114,11 +117,14 @@ class Watch:
         """The highest that was queued for the disk, or found there."""
         self.promised: dict[tuple[int, int], Slot] = {}
         """(leader's term, match index) → the entry that an acknowledgement vouches for, newest last."""
-        self.commit_index = 0
-        self.last_applied = 0
+        self.commit_index: int = server.state.commit_index
+        """Known from a snapshot, when a life begins."""
+        self.last_applied: int = server.state.last_applied
         """As the server says."""
-        self.last_given = 0
-        """The last index that the state machine was given."""
+        self.last_given: int = self.last_applied
+        """The last index that the state machine was given, or restored to."""
+        self.took_entries = False
+        """From a leader's log, since the last install of a snapshot."""
         self._tickets: deque[Ticket[object]] = deque()
         self._scene = scene
         self._sweep_at = TICKETS_BETWEEN_SWEEPS
@@ -139,6 +145,10 @@ class Watch:
     def holds(self, slot: Slot) -> bool:
         """Is the entry in this server's memory?"""
         return slot.index < len(self.slots) and self.slots[slot.index] is slot
+
+    def explained(self, event: Event) -> bool:
+        """Is this event of it the consequence of something that was injected?"""
+        return self._scene.explains(self.id, event)
 
     def names(self) -> str:
         """Of the voters."""
@@ -191,7 +201,7 @@ class Watch:
     def after_publish(self, _: None, event: Event) -> None:
         """Something was announced."""
         self.note(f"event {type(event).__name__}: {event}")
-        if isinstance(event, ReplicationRestarted | PeerLostData) and not self._scene.explains(self.id, event):
+        if isinstance(event, ReplicationRestarted | PeerLostData) and not self.explained(event):
             self.fail(
                 "Nothing goes wrong for no reason (R6, R13)",
                 expected="no such event unless an injected fault explains it",

@@ -151,5 +151,14 @@ class CommitChecks:
                 f"{self._state.commit_index}, durable {durable}",
                 seen=f"{index}",
             )
+        missing = [
+            each for each in self._watch.slots[self._watch.last_given + 1 : index + 1] if each.kind is EntryKind.COMMAND
+        ]
+        if missing:
+            self._fail(
+                "What counts as applied, the state machine was given or restored to (S8, N3, X4)",
+                expected=f"no command between {self._watch.last_given} and {index}",
+                seen=f"the state machine never saw {', '.join(map(str, missing[:10]))}",
+            )
         self._watch.last_applied = index
         self._note(f"has applied up to {index}")

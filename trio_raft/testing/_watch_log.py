@@ -52,6 +52,7 @@ class LogChecks:
         del self._watch.slots[first:]
         for entry in entries:
             self._push(entry, may_be_new=False)
+        self._watch.took_entries = True
         self._note(f"takes entries {entries[0].index}:{entries[0].term}..{entries[-1].index}:{entries[-1].term}")
         self._check_ends()
         self._watch.check_durable_index()

@@ -8,17 +8,18 @@ House rule: a client records what it asked and what it was told, and judges noth
 """
 
 import itertools
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import partial
 from typing import Any, Literal
 
 import attrs
+import msgpack
 import trio
 
 from trio_raft._environment import Clock
 from trio_raft._errors import LeadershipLost, Rejected
 from trio_raft._node import Node
-from trio_raft.abc import Committed, StateMachine
+from trio_raft.abc import Committed, SavedState, StateMachine
 from trio_raft.testing._client import NOT_TAKEN, Client
 from trio_raft.testing._determinism import Random
 from trio_raft.testing._failures import Unanswered
@@ -34,8 +35,17 @@ NOTHING = 0
 FILLINGS = (0, 1, 255)
 """Bytes that commands are made longer with."""
 
+LONG_SHARE = 0.7
+"""How often a command is made longer, where any are."""
+
 LOCAL_PAUSE_SECONDS = 0.5
 """Between two reads of a program beside a member, on average."""
+
+PIECE_BYTES = 1000
+"""Of the state, in a snapshot."""
+
+PADDING_KEPT = 1000
+"""Bytes of each key's last command, as a part of the state."""
 
 KEY_REFUSED = "refused"
 """Commands on this key are refused by every machine, and change nothing."""
@@ -82,11 +92,15 @@ class Shelf(StateMachine[Add | Set | Swap | Remove, bool]):
     def __init__(self) -> None:
         self.lists: dict[str, list[int]] = {}
         self.values: dict[str, int] = {}
+        self.paddings: dict[str, bytes] = {}
+        """Of the last command on each key: only there to make snapshots longer."""
 
     def apply(self, entry: Committed[Add | Set | Swap | Remove]) -> bool:
         command = entry.command
         if command.key == KEY_REFUSED:
             raise Rejected(f"{command} is refused on every server")
+        if isinstance(command, Add | Set):
+            self.paddings[command.key] = command.padding[:PADDING_KEPT]
         match command:
             case Add(key, value):
                 self.lists.setdefault(key, []).append(value)
@@ -99,6 +113,21 @@ class Shelf(StateMachine[Add | Set | Swap | Remove, bool]):
             case Remove(key):
                 self.values.pop(key, None)
         return True
+
+    def snapshot(self) -> Iterator[bytes]:
+        # Encoded here and now: what comes later must not show.
+        state = msgpack.packb({"lists": self.lists, "values": self.values, "paddings": self.paddings})
+        return (state[start : start + PIECE_BYTES] for start in range(0, len(state), PIECE_BYTES))
+
+    def restore(self, state: SavedState) -> None:
+        found: Any = msgpack.unpackb(b"".join(state))
+        self.lists, self.values, self.paddings = found["lists"], found["values"], found["paddings"]
+
+    def __eq__(self, other: object) -> bool:
+        mine = self.lists, self.values, self.paddings
+        return isinstance(other, Shelf) and mine == (other.lists, other.values, other.paddings)
+
+    __hash__ = None  # type: ignore[assignment]  # it changes
 
 
 @attrs.frozen(kw_only=True)
@@ -141,13 +170,16 @@ class Worker:
         clock: Clock,
         random: Random,
         numbers: "itertools.count[int]",
+        bell: trio.lowlevel.ParkingLot,
         count: Callable[[str], None],
     ) -> None:
+        """``bell``: whoever is unparked there writes at once."""
         self._client = client
         self._workload = workload
         self._clock = clock
         self._random = random
         self._numbers = numbers
+        self._bell = bell
         self._count = count
         self._last: dict[str, int] = {}
         """What this client knows of each value, for swaps."""
@@ -156,17 +188,26 @@ class Worker:
         """Write and read until cancelled."""
         random, workload = self._random, self._workload
         while True:
-            await self._clock.sleep(random.expovariate(1 / workload.pause) if workload.pause else 0.0)
+            called = await self._rest(random.expovariate(1 / workload.pause) if workload.pause else 0.0)
             key = random.choice(workload.names)
             try:
-                if random.random() < workload.read_share:
+                if called:
+                    await self._write(key, long=True)
+                elif random.random() < workload.read_share:
                     await self.read(key, within=workload.patience)
                 else:
-                    await self._write(key)
+                    await self._write(key, long=random.random() < LONG_SHARE)
             except LeadershipLost:
                 self._count("writes with unknown outcome")
             except Unanswered as error:
                 self._count("writes with unknown outcome" if error.sent else "calls without an answer")
+
+    async def _rest(self, seconds: float) -> bool:
+        """Until it is time for the next call; True if the bell was rung before."""
+        with self._clock.move_on_after(seconds):
+            await self._bell.park()
+            return True
+        return False
 
     async def read(self, key: str, *, within: float) -> None:
         """One linearizable read, answered within so many virtual seconds."""
@@ -177,8 +218,8 @@ class Worker:
             self._last[key] = value or NOTHING
         self._count("reads")
 
-    async def _write(self, key: str) -> None:
-        command, action = self._draw_write(key)
+    async def _write(self, key: str, *, long: bool) -> None:
+        command, action = self._draw_write(key, long=long)
         try:
             await self._client.propose(command, key=command.key, action=action, within=self._workload.patience)
         except Rejected:
@@ -186,10 +227,10 @@ class Worker:
         else:
             self._count("writes")
 
-    def _draw_write(self, key: str) -> tuple[Add | Set | Swap | Remove, Hashable]:
+    def _draw_write(self, key: str, *, long: bool) -> tuple[Add | Set | Swap | Remove, Hashable]:
         random, value = self._random, next(self._numbers)
         # Zeros too: to a log on disk a sector of zeros looks like one that was never written.
-        padding = bytes([random.choice(FILLINGS)]) * (self._workload.padding if random.random() < 0.85 else 0)
+        padding = bytes([random.choice(FILLINGS)]) * (self._workload.padding if long else 0)
         kind = random.random()
         if kind < 0.03:
             # Both models take this for a write of nothing that anybody reads.

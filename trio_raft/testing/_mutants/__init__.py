@@ -15,10 +15,11 @@ from trio_raft.testing._mutants._elections import ELECTIONS
 from trio_raft.testing._mutants._mutant import Mutant
 from trio_raft.testing._mutants._reads import READS
 from trio_raft.testing._mutants._replication import REPLICATION
+from trio_raft.testing._mutants._snapshots import SNAPSHOTS
 
 __all__ = ["MUTANTS", "Mutant"]
 
 MUTANTS: Mapping[str, Mutant] = {
-    mutant.name: mutant for group in (ELECTIONS, REPLICATION, DURABILITY, READS) for mutant in group
+    mutant.name: mutant for group in (ELECTIONS, REPLICATION, DURABILITY, READS, SNAPSHOTS) for mutant in group
 }
 """By name, in the order in which they are run."""

@@ -1,17 +1,16 @@
 """Mistakes about what is on the disk, and who may rely on it."""
 
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import attrs
 
-from trio_raft._errors import StorageError
 from trio_raft._journal import Journal
 from trio_raft._messages import AppendEntries
 from trio_raft._records import LogIndex
 from trio_raft._server import Server
-from trio_raft._storage import wal
-from trio_raft._storage.wal import FileLogStore
+from trio_raft._storage import segments, wal
 from trio_raft.testing._mutants._mutant import mutant, replaced
 
 
@@ -52,22 +51,8 @@ def _apply_before_durable(self: Server) -> LogIndex:
     return self.state.commit_index
 
 
-def _sync_again(sound: Any) -> Any:
-    """After a failed write or sync, try once more; the system forgot which pages were dirty."""
-
-    def execute(self: FileLogStore, plan: Any) -> None:
-        try:
-            sound(self, plan)
-        except StorageError:
-            self._failed = False  # pyright: ignore[reportPrivateUsage]
-            plan.placements = None
-            sound(self, plan)
-
-    return execute
-
-
-class _DeafToSyncs:
-    """File operations of which a failed sync is never heard."""
+class _Careless:
+    """File operations that think little of syncs."""
 
     def __init__(self, files: Any) -> None:
         self._files = files
@@ -75,9 +60,39 @@ class _DeafToSyncs:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._files, name)
 
+
+class _DirectoryForgotten(_Careless):
+    def sync_directory(self, path: Path) -> None:
+        pass
+
+
+class _DeafToDirectorySyncs(_Careless):
+    def sync_directory(self, path: Path) -> None:
+        with suppress(OSError):
+            self._files.sync_directory(path)
+
+
+class _SyncsAgain(_Careless):
+    def sync(self, descriptor: int) -> None:
+        try:
+            self._files.sync(descriptor)
+        except OSError:
+            self._files.sync(descriptor)
+
+
+class _DeafToSyncs(_Careless):
     def sync(self, descriptor: int) -> None:
         with suppress(OSError):
             self._files.sync(descriptor)
+
+
+def _sync_again(sound: Any) -> Any:
+    """A failed sync is tried once more, and succeeds: the system has forgotten which pages it was for."""
+
+    def write_batch(plan: Any, files: Any) -> None:
+        sound(plan, _SyncsAgain(files))
+
+    return write_batch
 
 
 def _deaf_to_syncs(sound: Any) -> Any:
@@ -87,6 +102,24 @@ def _deaf_to_syncs(sound: Any) -> Any:
         sound(plan, _DeafToSyncs(files))
 
     return write_batch
+
+
+def _forget_the_directory(sound: Any) -> Any:
+    """A segment is created, and its directory not synced: a power cut may take it, whatever was synced in it."""
+
+    def create(path: Path, files: Any, custody: Any) -> Any:
+        return sound(path, _DirectoryForgotten(files), custody)
+
+    return create
+
+
+def _deaf_to_directory_syncs(sound: Any) -> Any:
+    """A sync of the directory that failed is taken for done."""
+
+    def create(path: Path, files: Any, custody: Any) -> Any:
+        return sound(path, _DeafToDirectorySyncs(files), custody)
+
+    return create
 
 
 def _leave_the_torn_tail(sound: Any) -> Any:
@@ -137,8 +170,24 @@ DURABILITY = (
         "applicable_index",
         replaced(property(_apply_before_durable)),
     ),
-    mutant("syncs-again", "S2", "a failed sync is tried again", FileLogStore, "execute", _sync_again),
+    mutant("syncs-again", "S2", "a failed sync is tried again", wal, "write_batch", _sync_again),
     mutant("failed-sync-done", "S2", "a failed sync is taken for done", wal, "write_batch", _deaf_to_syncs),
+    mutant(
+        "directory-not-synced",
+        "S6",
+        "a segment is created without a sync of its directory",
+        segments,
+        "_create",
+        _forget_the_directory,
+    ),
+    mutant(
+        "failed-directory-sync-done",
+        "S6",
+        "a failed sync of the directory is taken for done",
+        segments,
+        "_create",
+        _deaf_to_directory_syncs,
+    ),
     mutant(
         "torn-tail-left",
         "S4",
