@@ -31,8 +31,10 @@ except (ImportError, AttributeError) as error:  # missing, or too old
     sys.exit(2)
 
 import snapshots_sections
+from comparison.children import BenchmarkFailed, progress
+from comparison.machine import file_system
+from comparison.program import cancel_on_signal, positive
 from snapshots_crew import Figure, Plan, busy
-from throughput import BenchmarkFailed, cancel_on_signal, file_system, positive, progress
 
 SECTIONS: dict[str, Callable[[Plan], AsyncIterator[Figure]]] = {
     "restart": snapshots_sections.restart,

@@ -10,7 +10,8 @@ from typing import Any
 
 import attrs
 import trio
-from throughput import BenchmarkFailed, Node, free_ports, run_node
+from comparison.children import BenchmarkFailed, Child, run_child
+from comparison.machine import free_ports
 
 NODE_PROGRAM = Path(__file__).with_name("snapshots_node.py")
 PATIENCE_SECONDS = 600.0
@@ -70,14 +71,14 @@ class Crew:
     def __init__(self, plan: Plan, name: str, members: int, settings: Mapping[str, object], state_bytes: int) -> None:
         self.directory = plan.directory / name
         self.directory.mkdir()
-        self.nodes: dict[str, Node] = {}
+        self.nodes: dict[str, Child] = {}
         self._settings = settings
         self._state_bytes = state_bytes
         names = [f"n{number}" for number in range(1, members + 1)]
         self._members = {name: f"127.0.0.1:{port}" for name, port in zip(names, free_ports(members), strict=True)}
         self._processes: dict[str, AsyncExitStack] = {}
 
-    async def start(self, name: str) -> Node:
+    async def start(self, name: str) -> Child:
         """Start one; it answers once it is open."""
         settings = {
             "node_id": name,
@@ -86,19 +87,19 @@ class Crew:
             "data_directory": str(self.directory / name),
             **self._settings,
         }
-        command = [str(NODE_PROGRAM), json.dumps(settings), f"--state-bytes={self._state_bytes}"]
+        command = [sys.executable, str(NODE_PROGRAM), json.dumps(settings), f"--state-bytes={self._state_bytes}"]
         self._processes[name] = process = AsyncExitStack()
-        node = await process.enter_async_context(run_node(name, command, self.directory))
+        node = await process.enter_async_context(run_child(name, command, self.directory / f"{name}.log"))
         self.nodes[name] = node
         return node
 
-    async def start_all(self) -> Node:
+    async def start_all(self) -> Child:
         """Start them all; returns the leader."""
         for name in self._members:
             await self.start(name)
         return await self.leader()
 
-    async def leader(self) -> Node:
+    async def leader(self) -> Child:
         """Who leads."""
         anyone = next(iter(self.nodes.values()))
         answer = await anyone.ask(do="leader", within=PATIENCE_SECONDS)
@@ -134,12 +135,12 @@ async def crew(
         found.directory.rmdir()
 
 
-async def ask(node: Node, **request: object) -> dict[str, Any]:
+async def ask(node: Child, **request: object) -> dict[str, Any]:
     """One request, with all the time that it needs."""
     return await node.ask(within=PATIENCE_SECONDS, **request)
 
 
-async def fill(node: Node, entries: int, command_bytes: int, what: str) -> int:
+async def fill(node: Child, entries: int, command_bytes: int, what: str) -> int:
     """Write so many commands through a leader; returns the last index."""
     done = last_index = 0
     for slice_number in range(1, SLICES + 1):
@@ -151,7 +152,7 @@ async def fill(node: Node, entries: int, command_bytes: int, what: str) -> int:
     return last_index
 
 
-async def wait_until_installed(node: Node, total: int, what: str) -> None:
+async def wait_until_installed(node: Child, total: int, what: str) -> None:
     """Until the follower has installed a snapshot."""
     while True:
         state = await ask(node, do="state")
@@ -175,7 +176,7 @@ def busy() -> str:
     return f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors"
 
 
-def follower_of(cluster: Crew, leader: Node) -> str:
+def follower_of(cluster: Crew, leader: Child) -> str:
     """The name of one that does not lead."""
     return next(name for name in reversed(cluster.nodes) if name != leader.name)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import attrs
 import trio
+from comparison.children import Child
 from plain_copy import copy_rate, make_file, synced_rate
 from snapshots_crew import (
     DEFAULT_HEARTBEATS,
@@ -29,7 +30,6 @@ from snapshots_crew import (
     show,
     wait_until_installed,
 )
-from throughput import Node
 
 MEGABYTE = 1_000_000
 DISK_PIECE_BYTES = 4 << 20
@@ -195,7 +195,7 @@ async def _disk_rate(cluster: Crew, size: int) -> float:
     )
 
 
-async def _bring_up(cluster: Crew, leader: Node, follower: str, last_index: int) -> _CaughtUp:
+async def _bring_up(cluster: Crew, leader: Child, follower: str, last_index: int) -> _CaughtUp:
     answer: dict[str, Any] = {}
 
     async def ask_leader() -> None:
@@ -294,7 +294,7 @@ async def _install_at_full_rate(plan: Plan) -> tuple[list[float], list[float], _
     return rates, copies, late
 
 
-async def _fall_behind(cluster: Crew, leader: Node, follower: str, what: str) -> int:
+async def _fall_behind(cluster: Crew, leader: Child, follower: str, what: str) -> int:
     """Kill it, go on without it, and take a snapshot of what it missed; returns the last index."""
     await cluster.kill(follower)
     last_index = await fill(leader, 1000, 100, f"{what}: without {follower}")
@@ -347,7 +347,7 @@ async def _writes_meanwhile(plan: Plan) -> Figures:
     )
 
 
-async def _write(leader: Node, **until: object) -> dict[str, Any]:
+async def _write(leader: Child, **until: object) -> dict[str, Any]:
     return await ask(leader, do="propose", how={**WRITERS, **until})
 
 

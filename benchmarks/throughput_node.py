@@ -1,23 +1,23 @@
-"""The program of one node in the throughput benchmark, driven over standard input and output.
-
-One JSON object per line in, one out, in lock step. The end of standard input ends the node. The callers live in this
-process, beside the node, and do nothing but propose and note the time: what is measured is the library.
-"""
+"""The program of one trio_raft node in the benchmarks, driven over standard input and output."""
 
 import argparse
-import json
-import os
 import sys
 import time
+from collections import deque
 from pathlib import Path
-from typing import Any
 
 import trio
+from driven import KEY_BYTES, Answer, Refused, Request, distinct_commands, propose_in_loops, serve_requests, summary
 
 import trio_raft
 
-KEY_BYTES = 8
-DISTINCT_KEYS = 4096
+BURST = 256
+"""Commands that one task submits between two looks at what came back."""
+
+PULSES_PER_SECOND = 100
+"""Of a steady load."""
+
+LOOK_AGAIN_SECONDS = 0.001
 
 
 class Table(trio_raft.StateMachine[bytes, None]):
@@ -36,72 +36,107 @@ BenchmarkNode = trio_raft.Node[bytes, None]
 
 async def serve(config: trio_raft.Config) -> None:
     """Run the node and obey until standard input ends."""
-    # Duplicates: the streams close what they own, and the interpreter wants its own descriptors to the end.
-    requests = trio.lowlevel.FdStream(os.dup(sys.stdin.fileno()))
-    answers = trio.lowlevel.FdStream(os.dup(sys.stdout.fileno()))
-    unfinished = b""
     async with trio_raft.open_node(config, Table()) as node:
-        async for chunk in requests:
-            *lines, unfinished = (unfinished + chunk).split(b"\n")
-            for line in lines:
-                answer = await obey(node, json.loads(line))
-                await answers.send_all(json.dumps(answer).encode() + b"\n")
+
+        async def obey_or_refuse(request: Request) -> Answer:
+            try:
+                return await obey(node, request)
+            except* trio_raft.RaftError as errors:
+                problem = errors
+            raise Refused(str(problem.exceptions[0]))
+
+        await serve_requests(obey_or_refuse)
 
 
-async def obey(node: BenchmarkNode, request: dict[str, Any]) -> dict[str, Any]:
+async def obey(node: BenchmarkNode, request: Request) -> Answer:
     """Carry out one request."""
     match request["do"]:
         case "leader":
             return {"leader": await node.wait_leader()}
         case "usage":
             journal = node.statistics().journal
-            return {
-                "cpu_seconds": time.process_time(),
-                "entries": journal.entries,
-                "batches": journal.batches,
-                "term": node.term,
-            }
+            return {"entries": journal.entries, "batches": journal.batches, "term": node.term}
         case "propose":
-            try:
-                return await propose_in_loops(node, request["callers"], request["seconds"], request["command_bytes"])
-            except* trio_raft.RaftError as errors:
-                problem = errors
-            return {"error": str(problem.exceptions[0])}
+            return await propose_in_loops(
+                node.propose,
+                callers=request["callers"],
+                seconds=request["seconds"],
+                command_bytes=request["command_bytes"],
+            )
+        case "submit":
+            return await submit_from_one_task(node, request["in_flight"], request["seconds"], request["command_bytes"])
+        case "steady":
+            return await submit_steadily(node, request["rate"], request["seconds"], request["command_bytes"])
+        case "write":
+            return await write_when_possible(node, request["seconds"])
         case unknown:
-            raise ValueError(f"{unknown!r} is nothing that a node does")
+            raise Refused(f"{unknown!r} is nothing that a node does")
 
 
-async def propose_in_loops(node: BenchmarkNode, callers: int, seconds: float, command_bytes: int) -> dict[str, Any]:
-    """So many callers, each proposing its next command when the last was applied, for so long."""
-    padding = b"v" * (command_bytes - KEY_BYTES)
-    commands = [b"%08d" % number + padding for number in range(DISTINCT_KEYS)]
-    latencies: list[float] = []
+async def submit_from_one_task(node: BenchmarkNode, in_flight: int, seconds: float, command_bytes: int) -> Answer:
+    """One task that keeps so many commands in flight: it submits them in bursts, and waits for the oldest burst.
+
+    Commands are applied in order: when the last one of a burst is there, all are, and looking at each is enough.
+    """
+    commands = distinct_commands(command_bytes)
+    bursts: deque[list[trio_raft.Ticket[None]]] = deque()
+    submit, count, number = node.submit_nowait, len(commands), 0
     began = time.perf_counter()
     end = began + seconds
+    while time.perf_counter() < end:
+        bursts.append([submit(commands[(number + offset) % count]) for offset in range(BURST)])
+        number += BURST
+        while len(bursts) * BURST >= in_flight:
+            await check(bursts.popleft())
+    for burst in bursts:
+        await check(burst)
+    return {"writes": number, "seconds": time.perf_counter() - began}
 
-    async def caller(number: int) -> None:
-        # Names in local scope: this loop should cost next to nothing beside what it measures.
-        now, propose, note = time.perf_counter, node.propose, latencies.append
-        sent_at = now()
-        while sent_at < end:
-            await propose(commands[number % DISTINCT_KEYS])
-            done_at = now()
-            note(done_at - sent_at)
-            sent_at = done_at
-            number += callers
+
+async def submit_steadily(node: BenchmarkNode, rate: int, seconds: float, command_bytes: int) -> Answer:
+    """An open loop: a small burst at each pulse, whatever became of the last one.
+
+    The latency is that of a burst, from the moment it was due to the last of its commands.
+    """
+    commands = distinct_commands(command_bytes)
+    latencies: list[float] = []
+    began, number = trio.current_time(), 0
+
+    async def note(due: float, last: trio_raft.Ticket[None]) -> None:
+        await last.wait()
+        latencies.append(trio.current_time() - due)
 
     async with trio.open_nursery() as nursery:
-        for number in range(callers):
-            nursery.start_soon(caller, number)
-    elapsed = time.perf_counter() - began
-    latencies.sort()
-    return {
-        "writes": len(latencies),
-        "seconds": elapsed,
-        "p50_ms": 1000 * latencies[len(latencies) // 2],
-        "p99_ms": 1000 * latencies[len(latencies) * 99 // 100],
-        "max_ms": 1000 * latencies[-1],
-    }
+        for pulse in range(int(seconds * PULSES_PER_SECOND)):
+            due = began + pulse / PULSES_PER_SECOND
+            await trio.sleep_until(due)
+            ticket = None
+            while number * PULSES_PER_SECOND < (pulse + 1) * rate:
+                ticket = node.submit_nowait(commands[number % len(commands)])
+                number += 1
+            if ticket is not None:
+                nursery.start_soon(note, due, ticket)
+    return {**summary(latencies, trio.current_time() - began), "writes": number}
+
+
+async def check(burst: list[trio_raft.Ticket[None]]) -> None:
+    """Wait until the whole burst was applied."""
+    await burst[-1].wait()
+    if not all(ticket.settled for ticket in burst):
+        raise AssertionError("a command was applied before an older one")
+
+
+async def write_when_possible(node: BenchmarkNode, seconds: float) -> Answer:
+    """Returns when this node accepted a write, as soon as it leads. Raises Refused if that takes too long."""
+    with trio.move_on_after(seconds):
+        while True:
+            try:
+                await node.propose(b"failover")
+            except trio_raft.RaftError:
+                await trio.sleep(LOOK_AGAIN_SECONDS)
+            else:
+                return {}
+    raise Refused("no write was accepted in time")
 
 
 def main() -> None:

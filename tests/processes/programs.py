@@ -1,4 +1,4 @@
-"""Runs the example programs and the benchmark as a user does, and watches what they leave behind.
+"""Runs the example programs and the benchmarks as a user does, and watches what they leave behind.
 
 House rule: every wait is for a condition and has a deadline, generous because the machine may be slow; what fails a
 test is the condition, never the time that something took.
@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = ROOT / "examples" / "cluster.py"
 COUNTER = ROOT / "examples" / "counter.py"
 THROUGHPUT = ROOT / "benchmarks" / "throughput.py"
+COMPARE = ROOT / "benchmarks" / "compare.py"
 
 PATIENCE_SECONDS = 60.0
 """For any single thing that a test waits for."""

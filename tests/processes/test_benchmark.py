@@ -1,6 +1,5 @@
 """The throughput benchmark prints its rows, and ends cleanly when it is told to."""
 
-import importlib
 import signal
 from pathlib import Path
 
@@ -24,17 +23,6 @@ async def test_benchmark_rows(tmp_path: Path) -> None:
     assert one["entries_per_sync"] == pytest.approx(1, abs=0.2)
     assert sixteen["entries_per_sync"] > 2
     assert list(tmp_path.iterdir()) == []
-
-
-def test_benchmark_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """The table has a line of names and a line for each row, aligned."""
-    monkeypatch.syspath_prepend(str(THROUGHPUT.parent))
-    throughput = importlib.import_module("throughput")
-    throughput.print_table([dict.fromkeys(throughput.COLUMNS, number) for number in (1, 1024)])
-    names, one, many = capsys.readouterr().out.splitlines()
-    assert names.split()[:2] == ["callers", "writes_per_second"]
-    assert (one.split()[0], many.split()[0]) == ("1", "1024")
-    assert len(names) == len(one) == len(many)
 
 
 async def test_benchmark_interrupted(tmp_path: Path) -> None:
