@@ -51,6 +51,12 @@ serves, comes to rest, and holds on every disk what a client was told.  What you
 * ``cluster.invariants.add(check)``: called with all state machines after each command that any of them has applied;
 * ``check_linearizable(cluster.history, model)``: whether one order explains what all clients saw.  Calls are recorded
   under ``key=`` and ``action=``; ``Register``, ``KeyValue`` and ``AppendList`` are models, ``Model`` is for yours.
+  For a store of your own commands: ``await client.propose(Set("a", 1), key="a", action=Put(1))``, ``await
+  client.read(lambda store: store.get("a"), key="a", action=Get())``, and at the end ``verdict =
+  check_linearizable(cluster.history, KeyValue())``; ``assert verdict, verdict.explanation``.
+
+What a node went through is in its statistics: ``cluster.nodes["n1"].statistics().snapshots.installed`` counts, in this
+life of the node, the snapshots that brought it up.
 
 A failure is a ``SimulationFailed`` with the seed in its text, or your own exception with the seed in a note; both bring
 the last lines of what happened and the command that repeats the run.  A run in which something was violated cannot

@@ -64,7 +64,9 @@ class Hunts:
     def note(self, job: Job, done: Done) -> bool:
         """A job has ended."""
         if job.mutant is None:
-            self.controls[job.seed] = done.report
+            # Two hunts may ask for the same one at once: what has failed once is not forgotten.
+            if job.seed not in self.controls or self.controls[job.seed].ok:
+                self.controls[job.seed] = done.report
         else:
             self._last[job.mutant] = done.report
         return True

@@ -123,8 +123,8 @@ def _deaf_to_directory_syncs(sound: Any) -> Any:
 
 
 def _leave_the_torn_tail(sound: Any) -> Any:
-    def repair(files: Any, custody: Any, directory: Any, found: Any) -> Any:
-        return sound(files, custody, directory, attrs.evolve(found, torn=None))
+    def repair(files: Any, custody: Any, directory: Any, found: Any, **options: Any) -> Any:
+        return sound(files, custody, directory, attrs.evolve(found, torn=None), **options)
 
     return repair
 

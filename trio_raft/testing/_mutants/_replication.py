@@ -115,8 +115,10 @@ def _take_success_for_the_request(_state: State, _reply: AppendEntriesReply, _la
 
 def _no_no_op(sound: Any) -> Any:
     def append(self: Server, kind: EntryKind, data: bytes) -> Any:
-        if kind is EntryKind.NO_OP and self.state.log.last_index:
-            return self.state.log.entry(self.state.log.last_index)
+        log = self.state.log
+        last = log.entry(log.last_index) if log.last_index > log.base_index else None
+        if kind is EntryKind.NO_OP and last is not None:
+            return last
         return sound(self, kind, data)
 
     return append
