@@ -13,6 +13,7 @@ import pytest
 import trio
 
 from trio_raft.testing.__main__ import main
+from trio_raft.testing._failures import NodeFailed
 from trio_raft.testing._hunting import Hunt, Hunts
 from trio_raft.testing._run import Done, Job, WorkerProcess, work
 from trio_raft.testing._seed import SeedReport
@@ -165,6 +166,23 @@ def test_hunt_in_which_a_mutant_is_caught_and_a_control_fails() -> None:
     hunts = hunt_down(*runs)
     assert hunts.hunts[name].caught_by == 6
     assert not hunts.proved
+
+
+def test_hunts_remember_a_control_that_failed() -> None:
+    """Two hunts may run the same control at once: one that passes does not undo one that failed."""
+    hunts = Hunts([CAUGHT[0]], range(5, 50), Wishes(), on_caught=lambda _: None)
+    control = Job(seed=5, wishes=Wishes())
+    hunts.note(control, Done(report=broken(5), real_seconds=0.1))
+    hunts.note(control, Done(report=make_done(5).report, real_seconds=0.1))
+    assert not hunts.controls[5].ok
+
+
+@pytest.mark.parametrize(
+    ("error", "judged"), [(AssertionError("two leaders"), True), (TypeError("a patch that fits no more"), False)]
+)
+def test_node_that_fails_by_a_slip_judges_nothing(error: Exception, judged: bool) -> None:
+    """A mutant whose patch fits no more ends nodes, too; that says nothing about the rule that it was to break."""
+    assert NodeFailed(0, "n1", error).judged is judged
 
 
 def test_hunt_in_which_the_kit_fails() -> None:
