@@ -14,6 +14,9 @@ from trio_raft.testing._nemesis import Nemesis, Strike
 QUIET_SECONDS = 0.5
 """For so long a follower is cut off before its disk is copied: nothing is under way to it any more."""
 
+_RESTART_WITH_IT, _RESTART_BEFORE = "with it", "before"
+"""The error is there when the node starts, or comes when it has."""
+
 
 async def disk_error(nemesis: Nemesis) -> None:
     """A read, a write or a sync fails, once or from now on; the node ends, and starts on the mended disk."""
@@ -26,15 +29,18 @@ async def short_write(nemesis: Nemesis) -> None:
 
 
 async def directory_error(nemesis: Nemesis) -> None:
-    """A file cannot be created, opened or removed, or its directory not be synced, while a node starts or later on."""
+    """A file cannot be created, opened or removed, or its directory not be synced: as a node starts, or just after."""
     operation = nemesis.random.choice(("create", "sync_directory", "sync_directory", "remove", "open"))
-    await _fail_disk(nemesis, "directory error", operation, restart=True)
+    # The way in syncs the directory before anything else does; segments are prepared behind it.
+    when = nemesis.random.choice((_RESTART_WITH_IT, _RESTART_BEFORE))
+    await _fail_disk(nemesis, "directory error", operation, restart=when)
 
 
 async def _fail_disk(
-    nemesis: Nemesis, fault: str, operation: str, *, part: float | None = None, restart: bool = False
+    nemesis: Nemesis, fault: str, operation: str, *, part: float | None = None, restart: str = ""
 ) -> None:
-    """``part`` of one write only; ``restart``: a node has little to do with its directory but when it starts."""
+    """``part`` of one write only; ``restart``: a node has little to do with its directory but when it starts, and as
+    soon as it has."""
     victim = nemesis.victim()
     if victim is None:
         return
@@ -44,8 +50,10 @@ async def _fail_disk(
         nemesis.begin(fault, f"{operation} of {victim}, {'for ever' if times is None else f'{times} time'}")
         if restart:
             await nemesis.cluster.kill(victim)
+        if restart == _RESTART_BEFORE:
+            await nemesis.cluster.start(victim)
         member.disk.fail(operation, errno.EIO, times=times, part=part or 0.0)
-        if restart:
+        if restart == _RESTART_WITH_IT:
             await nemesis.cluster.start(victim)
         await nemesis.rest(rest)
         member.disk.mend()
