@@ -206,7 +206,10 @@ def _mutants(options: argparse.Namespace) -> int:
         await run_all(hunts.chains(), processes=processes, note=hunts.note)
 
     interrupted = trio.run(_run_interruptibly, run_jobs, hunts.progress)
-    _say(sys.stdout, json.dumps(hunts.plain()) if options.json else hunts.end_of_table(interrupted=interrupted))
+    if options.json:
+        _say(sys.stdout, json.dumps(hunts.plain(interrupted=interrupted)))
+    else:
+        _say(sys.stdout, hunts.end_of_table(interrupted=interrupted))
     return 130 if interrupted else 0 if hunts.proved else 1
 
 

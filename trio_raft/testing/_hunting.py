@@ -78,7 +78,8 @@ class Hunts:
             report = self._last[hunt.name]
             if report.ok:
                 continue
-            if report.judged and seed not in self.controls:
+            if seed not in self.controls:
+                # A hang or an error of the kit, too, may be there without the mutant.
                 yield Job(seed=seed, wishes=self._wishes)
             if not report.judged:
                 hunt.unproved.append(f"no judgement: {report.violation}")
@@ -120,10 +121,11 @@ class Hunts:
         lines.append(f"{state}{caught} of {len(self.hunts)} mutants caught, within {most} seeds")
         return "\n".join(lines)
 
-    def plain(self) -> dict[str, object]:
+    def plain(self, *, interrupted: bool) -> dict[str, object]:
         """The same for machines."""
         return {
-            "proved": self.proved,
+            "proved": self.proved and not interrupted,
+            "interrupted": interrupted,
             "mutants": [{**attrs.asdict(hunt), "rule": MUTANTS[hunt.name].rule} for hunt in self.hunts.values()],
             "failed_controls": [attrs.asdict(report) for report in self.failed_controls],
         }

@@ -46,7 +46,7 @@ class Summary:
 
     @property
     def passed(self) -> bool:
-        """Every seed that was run passed; and at least one was, and none was left out."""
+        """Every seed that was run passed, at least one was, and nobody interrupted it."""
         return bool(self.seeds) and not self.failed and not self.interrupted
 
     @property
