@@ -409,3 +409,18 @@ def test_units_are_the_same_objects() -> None:
     disk.after_power_cut(keep)
     assert all(one is other for one, other in zip(listed, asked, strict=True))
     assert [unit.what for unit in listed] == ["length"] + ["sector"] * 5
+
+
+def test_flipped_bit_stays_with_its_bytes() -> None:
+    """Where a bit was flipped is known through renaming and a power cut, and not of another file of that name."""
+    disk, _ = make_disk()
+    disk.flip_bit(FILE, position=7, bit=3)
+    assert disk.is_hit(FILE, start=7, end=8)
+    assert not disk.is_hit(FILE, start=8, end=1000)
+    assert not disk.is_hit(OTHER, start=0, end=1000)
+    disk.rename(FILE, OTHER)
+    disk.sync_directory(OTHER.parent)
+    after = disk.after_power_cut(lambda _: True)
+    assert after.is_hit(OTHER, start=7, end=8)
+    after.overwrite(OTHER, b"another file")
+    assert not after.is_hit(OTHER, start=0, end=1000)

@@ -156,7 +156,7 @@ class SimDisk(DiskView):
                 for unit in write.units():
                     if keep(unit):
                         unit.apply(content)
-            disk._files[path] = File(content, bytearray(content))
+            disk._files[path] = File(content, bytearray(content), hits=list(file.hits))
         disk._durable_names = dict(disk._files)
         return disk
 
@@ -199,6 +199,8 @@ class SimDisk(DiskView):
         for content in (file.visible, file.durable):
             if position < len(content):
                 content[position] ^= 1 << bit
+                if position not in file.hits:
+                    file.hits.append(position)
         self._count("bit flip")
 
     def flip_any_bit(self, random: Random) -> tuple[Path, int] | None:

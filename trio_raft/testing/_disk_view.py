@@ -36,6 +36,11 @@ class DiskView:
         """The file that is certain to have this name after a power cut."""
         return self._durable_names.get(path)
 
+    def is_hit(self, path: Path, *, start: int, end: int) -> bool:
+        """Was a bit flipped in these bytes of the file that has this name now?"""
+        file = self._files.get(path)
+        return file is not None and any(start <= position < end for position in file.hits)
+
     def durable_names(self, directory: Path) -> list[str]:
         """Names that are certain to be there after a power cut, in order."""
         return sorted(path.name for path in self._durable_names if path.parent == directory)

@@ -4,10 +4,11 @@ Every life is watched by the invariants; every error by which a node ends must h
 What cannot be excused is recorded, once, and the block is cancelled.
 
 House rule: only what was done to a member excuses it, and only while it can still be the reason: an error of the disk
-in the same life, a flipped bit for as long as the disk is in use.
+in the same life, a flipped bit where it was flipped, and nowhere else.
 """
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from trio_raft._environment import Clock
@@ -16,6 +17,8 @@ from trio_raft._events import Event
 from trio_raft._messages import Message
 from trio_raft._server import Server
 from trio_raft._snapshot_events import SnapshotIgnored
+from trio_raft._storage.format import MAX_DESCRIPTION_BYTES
+from trio_raft._storage.snapshot_format import MAX_META_BYTES, PIECE_BYTES
 from trio_raft.testing._durable import DurableLog
 from trio_raft.testing._failures import InvariantViolation, NodeFailed, SimulationFailed
 from trio_raft.testing._invariants import Invariants
@@ -25,6 +28,12 @@ from trio_raft.testing._wire import Watcher
 
 SWEEP_SECONDS = 1.0
 """Virtual seconds between two looks at the lengths of queues and the number of tasks."""
+
+EVERYTHING = 1 << 62
+"""Behind the end of any file."""
+
+SPARE_BYTES = 1024
+"""What a part's own header, and rounding up to sectors, may add to it."""
 
 Observer = Callable[[str, Life[Any, Any], Server], object]
 """(member, life, server), before anything of the life runs."""
@@ -102,7 +111,7 @@ class Judge:
     def _explains(self, member: Member[Any, Any], error: BaseException) -> bool:
         """Was something injected that makes this failure right?"""
         expected = isinstance(error, self.expected.get(member.id, ()))
-        if isinstance(error, LogCorrupt | SnapshotCorrupt) and (expected or "bit flip" in member.disk.injected):
+        if isinstance(error, LogCorrupt | SnapshotCorrupt) and (expected or flip_explains(member, error)):
             member.excuse = member.excuse or "its disk was damaged"
             return True
         return expected or (isinstance(error, StorageError | StorageFull) and member.disk_failed_lately())
@@ -110,9 +119,25 @@ class Judge:
     def _explains_event(self, node_id: str, event: Event) -> bool:
         """Only a peer whose disk was tampered with makes a leader report what no peer should do."""
         if isinstance(event, SnapshotIgnored):
-            return "bit flip" in self._members[node_id].disk.injected
+            path = DIRECTORY / Path(event.path).name
+            return self._members[node_id].disk.is_hit(path, start=0, end=EVERYTHING)
         peer = self._members.get(getattr(event, "peer", ""))
         return peer is not None and bool(peer.excuse)
+
+
+def flip_explains(member: Member[Any, Any], error: LogCorrupt | SnapshotCorrupt) -> bool:
+    """Was a bit flipped in the part of the file that the error complains of?
+
+    The part begins where the error says; a damaged length may make a snapshot seem to end early, and then that is its
+    end.  How long a part can be, the format and the settings say.
+    """
+    disk, path, start = member.disk, error.path, error.offset
+    if isinstance(error, SnapshotCorrupt):
+        if disk.exists(path) and start == len(disk.contents(path)):
+            return disk.is_hit(path, start=0, end=EVERYTHING)
+        return disk.is_hit(path, start=start, end=start + max(MAX_META_BYTES, PIECE_BYTES) + SPARE_BYTES)
+    longest = max(member.settings.limits.largest_journal_batch, MAX_DESCRIPTION_BYTES)
+    return disk.is_hit(path, start=start, end=start + longest + SPARE_BYTES)
 
 
 def _nothing() -> None:

@@ -77,6 +77,8 @@ class File:
     """In the order of writing; the next sync makes them durable."""
     forgotten: list[Write] = attrs.Factory(list[Write])
     """One unit each.  Their sync failed: no later one knows of them."""
+    hits: list[int] = attrs.Factory(list[int])
+    """Positions of bytes of which a bit was flipped."""
 
     def secure(self, writes: list[Write]) -> None:
         """A sync that was for these writes is done."""
