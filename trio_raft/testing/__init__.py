@@ -70,7 +70,7 @@ with the same versions of Python, Trio and this package, in any process.
 
 The map, for whoever mends the kit::
 
-    _running, _healing    the block, and its end: repair, converge, serve, scan
+    _running, _healing    the block, and its end: repair, converge, serve; _scan, _states: what is on the disks
     _cluster              lives, faults, looking, waiting; with _member, _picture, _settings
     _client, _history     what is asked of it, and what was answered; _models, _linearizability judge it
     _judge                every life is watched: _invariants (see there), _verdict, _trace, _wire

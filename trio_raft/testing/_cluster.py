@@ -80,11 +80,12 @@ class Cluster(Generic[CommandT, ResultT]):
         """What the clients asked and were told; for ``check_linearizable``."""
         self.acknowledged: list[tuple[int, int]] = []
         """(index, term) of each write that a client was told of."""
-        self.judge = Judge(settings.seed, self.members, clock=self.clock, trace=trace)
+        self.judge = Judge(settings.seed, self.members, make_machine=machine, clock=self.clock, trace=trace)
         self.scope = self.clock.move_on_after(settings.time_limit)
         """Holds the block; a failure cancels it."""
         self.judge.on_failure = self.scope.cancel
-        self._machine = machine
+        self.make_machine = machine
+        """Makes a state machine, one for each life, and some to compare states with."""
         self._nursery = nursery
         self._clients = 0
 
@@ -119,7 +120,7 @@ class Cluster(Generic[CommandT, ResultT]):
         self.network.resume(node_id)
         self.network.thaw(node_id)
         await self._nursery.start(
-            live, member, config, self._machine, transport, self.judge, name=f"{node_id}, life {member.lives}"
+            live, member, config, self.make_machine, transport, self.judge, name=f"{node_id}, life {member.lives}"
         )
 
     async def crash(self, *ids: str) -> None:

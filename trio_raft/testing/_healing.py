@@ -3,7 +3,7 @@
 In this order: links, disks and paused members are repaired, and whoever is down is started; one leader is found, and
 all members follow it and have applied what it has; a write and a read are served; the term stands still; and every
 member's *durable* bytes, as a power cut in this moment would leave them, hold the same committed log, with every write
-of which a client was told.
+of which a client was told (``_scan``).
 
 A member whose disk was wiped, damaged or exchanged for an old copy may refuse to take part; any other must.  If too
 few are left for a majority, that is said, and not mistaken for a fault of the cluster.
@@ -11,18 +11,16 @@ few are left for a majority, that is said, and not mistaken for a fault of the c
 House rule: only what was injected excuses anything.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
-from trio_raft._messages import Incarnation, ServerId
+from trio_raft._messages import ServerId
 from trio_raft._node import Node
-from trio_raft._records import Entry, EntryKind
+from trio_raft._records import EntryKind
 from trio_raft._server import Server
-from trio_raft.abc import Recovered, StoreIdentity
 from trio_raft.testing._cluster import POLL_SECONDS, Cluster
-from trio_raft.testing._disk import SimDisk
 from trio_raft.testing._failures import InvariantViolation, SimulationFailed
 from trio_raft.testing._member import Member
+from trio_raft.testing._scan import scan
 
 CONVERGE_SECONDS = 120.0
 """Virtual seconds within which a repaired cluster has a leader whom all follow, and all have applied the same."""
@@ -35,9 +33,6 @@ AFTERMATH_HEARTBEAT_TIMEOUTS = 2.0
 
 CALM_ELECTION_TIMEOUTS = 4.0
 """Election timeouts for which the term must stand still."""
-
-WHOLE_LOG = 1 << 40
-"""More bytes than any log has: read all of it."""
 
 AnyCluster = Cluster[Any, Any]
 AnyMember = Member[Any, Any]
@@ -55,7 +50,7 @@ async def heal_and_prove(cluster: AnyCluster) -> None:
     leader = await _converge(cluster)
     await _serve(cluster, leader)
     await _stand_still(cluster)
-    _scan(cluster)
+    scan(cluster, obliged(cluster))
 
 
 async def _converge(cluster: AnyCluster) -> Node[Any, Any]:
@@ -157,50 +152,3 @@ async def _stand_still(cluster: AnyCluster) -> None:
         raise InvariantViolation(
             cluster.seed, f"the repaired cluster does not come to rest: (leader, term) were {before} and became {after}"
         )
-
-
-# ------------------------------------------------------------------------------------ the durability scan
-
-
-def _scan(cluster: AnyCluster) -> None:
-    """What a power cut in this moment would leave on every member is the same log, with every acknowledged write."""
-    images = {node_id: _durable_log(cluster.members[node_id]) for node_id in obliged(cluster)}
-    entries: dict[int, tuple[str, Entry]] = {}
-    ends = {node_id: recovered.last_index for node_id, recovered in images.items()}
-    if len(dict.fromkeys(ends.values())) > 1:
-        raise InvariantViolation(cluster.seed, f"the logs on disk do not end alike: {ends}")
-    for node_id, recovered in images.items():
-        for entry in recovered.tail:
-            first_id, first = entries.setdefault(entry.index, (node_id, entry))
-            if first.record != entry.record:
-                raise InvariantViolation(
-                    cluster.seed, f"the disks of {first_id} and {node_id} differ: {first}, {entry}"
-                )
-        _check_acknowledged(cluster, node_id, recovered)
-
-
-def _durable_log(member: AnyMember) -> Recovered:
-    """What a start after a power cut would find: the newest snapshot, and the entries that are left beside it."""
-    disk: SimDisk = member.disk.snapshot()
-    store, snapshots = member.store(disk), member.snapshot_store(disk)
-    identity = StoreIdentity(member.cluster_id, ServerId(member.id), Incarnation("scan"))
-    newest = snapshots.open(identity).newest
-    recovered: Recovered = store.open(
-        identity, memory_bytes=WHOLE_LOG, snapshot=newest.point if newest is not None else None
-    )
-    store.close()
-    return recovered
-
-
-def _check_acknowledged(cluster: AnyCluster, node_id: str, recovered: Recovered) -> None:
-    terms: Mapping[int, int] = {entry.index: entry.term for entry in recovered.tail}
-    base = recovered.base.index
-    for index, term in cluster.acknowledged:
-        # What a snapshot covers is what was committed there; that its state is right is checked when it is restored.
-        found = cluster.invariants.committed_term(index) if index <= base else terms.get(index)
-        if found != term:
-            raise InvariantViolation(
-                cluster.seed,
-                f"a client was told that its write at {index} of term {term} succeeded, but the disk of {node_id} has "
-                f"{f'an entry of term {found}' if found is not None else 'nothing'} there",
-            )

@@ -44,6 +44,7 @@ from trio_raft.testing._image import Image
 from trio_raft.testing._past import Past
 from trio_raft.testing._promises import check_sent, note_offer
 from trio_raft.testing._recovered import check_recovered
+from trio_raft.testing._states import MakeMachine
 from trio_raft.testing._trace import Trace, describe
 from trio_raft.testing._verdict import Verdict, Violation
 from trio_raft.testing._watch import Scene, Watch, Watched
@@ -70,16 +71,20 @@ class Invariants:
         fault_explains: Callable[[str, Event], bool] | None = None,
         trace: Trace | None = None,
         now: Callable[[], float] | None = None,
+        make_machine: MakeMachine | None = None,
     ) -> None:
         """``fault_explains(node_id, event)``: was something injected that makes this event right?
 
-        Nothing was, unless it is given.  ``now`` is the run's virtual time, Trio's unless given.
+        Nothing was, unless it is given.  ``now`` is the run's virtual time, Trio's unless given.  ``make_machine``
+        makes another state machine, to compare captured states with; unless given they are not compared.
         """
         now = now or TrioClock().now
         self.trace = trace or Trace(now=now)
         """What happened, for a person; and its digest."""
         self._verdict = Verdict(seed, self.trace, now=now)
-        self._scene = Scene(Past(self._verdict), self._verdict, self.trace, fault_explains or _nothing_explains)
+        self._scene = Scene(
+            Past(self._verdict), self._verdict, self.trace, fault_explains or _nothing_explains, make_machine
+        )
         self._machines: dict[str, Any] = {}
         self._checks: dict[str, MachineChecks] = {}
         self._added: list[UserInvariant] = []
@@ -112,6 +117,11 @@ class Invariants:
         """The term of the committed entry there; None if none is known."""
         committed = self._scene.past.committed
         return committed[index].term if 0 <= index < len(committed) else None
+
+    @property
+    def past(self) -> Past:
+        """What no server may contradict any more."""
+        return self._scene.past
 
     # ------------------------------------------------------------------------------------ lives
 
@@ -193,7 +203,7 @@ class Invariants:
 
         def watched_snapshot() -> Iterable[bytes]:
             pieces, checks = snapshot(), self._checks_of(node_id, machine)
-            return pieces if checks is None else checks.snapshots.capture(pieces)
+            return pieces if checks is None else checks.snapshots.capture(type(machine), pieces)
 
         def watched_restore(state: SavedState) -> None:
             pieces = Hashed(iter(state))

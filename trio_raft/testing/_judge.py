@@ -23,6 +23,7 @@ from trio_raft.testing._durable import DurableLog
 from trio_raft.testing._failures import InvariantViolation, NodeFailed, SimulationFailed
 from trio_raft.testing._invariants import Invariants
 from trio_raft.testing._member import DIRECTORY, Life, Member
+from trio_raft.testing._states import MakeMachine
 from trio_raft.testing._trace import Trace
 from trio_raft.testing._wire import Watcher
 
@@ -43,13 +44,21 @@ class Judge:
     """Of one run; told of every life by ``_member``."""
 
     def __init__(
-        self, seed: int | str, members: Mapping[str, Member[Any, Any]], *, clock: Clock, trace: Trace | None
+        self,
+        seed: int | str,
+        members: Mapping[str, Member[Any, Any]],
+        *,
+        make_machine: MakeMachine,
+        clock: Clock,
+        trace: Trace | None,
     ) -> None:
         self._seed = seed
         self._members = members
         self._clock = clock
         self.trace = trace or Trace(now=clock.now)
-        self.invariants = Invariants(seed, fault_explains=self._explains_event, trace=self.trace, now=clock.now)
+        self.invariants = Invariants(
+            seed, fault_explains=self._explains_event, trace=self.trace, now=clock.now, make_machine=make_machine
+        )
         self.invariants.on_violation = self._note_violation
         self.on_failure: Callable[[], None] = _nothing
         """Called once, when the first failure is recorded."""

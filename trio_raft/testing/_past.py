@@ -55,6 +55,19 @@ class Leadership:
     since: float
 
 
+@attrs.frozen
+class CapturedState:
+    """What a state machine wrote of itself."""
+
+    machine: type
+    """Its class: another one may write the same state otherwise."""
+    state: bytes
+
+
+CAPTURED_BYTES = 8 << 20
+"""Of captured states that are kept to be compared; those of the oldest commands go first."""
+
+
 class Exchangeable(Protocol):
     """A disk that somebody may take away."""
 
@@ -80,6 +93,27 @@ class Past:
         """The first configuration, with each disk on which it became durable as settled."""
         self.captured: dict[int, dict[str, None]] = {}
         """Index of a command → digests of the states that state machines gave which had been given it last."""
+        self._states: dict[int, CapturedState] = {}
+        """The first one of each command, as long as there is room."""
+        self._state_bytes = 0
+
+    def note_captured(self, command: int, digest: str, captured: CapturedState) -> CapturedState | None:
+        """A state was captured after this command; returns another one of the same class and moment, if there is one.
+
+        None also if it was compared before, or if the first one is no longer kept.
+        """
+        digests = self.captured.setdefault(command, {})
+        if digest in digests:
+            return None
+        digests[digest] = None
+        if len(digests) == 1:
+            self._states[command] = captured
+            self._state_bytes += len(captured.state)
+            while self._state_bytes > CAPTURED_BYTES:
+                self._state_bytes -= len(self._states.pop(next(iter(self._states))).state)
+            return None
+        first = self._states.get(command)
+        return first if first is not None and first.machine is captured.machine else None
 
     def find(self, index: int, term: int) -> Slot | None:
         """The entry there, if it was ever made."""

@@ -23,7 +23,8 @@ from trio_raft._server import Server
 from trio_raft._tickets import Ticket
 from trio_raft.testing._environment import SimulatedClock
 from trio_raft.testing._image import Image
-from trio_raft.testing._past import Past, Slot
+from trio_raft.testing._past import CapturedState, Past, Slot
+from trio_raft.testing._states import MakeMachine, difference
 from trio_raft.testing._trace import Trace
 from trio_raft.testing._verdict import Verdict
 
@@ -92,6 +93,8 @@ class Scene:
     trace: Trace
     explains: Callable[[str, Event], bool]
     """Is this event of that server the right consequence of something that was injected?"""
+    make_machine: MakeMachine | None = None
+    """Another state machine of the run, to compare states with; None: they are not compared."""
     servers: dict[ServerId, Watched] = attrs.field(factory=dict[ServerId, Watched])
     """In the order in which they were first seen."""
 
@@ -149,6 +152,11 @@ class Watch:
     def explained(self, event: Event) -> bool:
         """Is this event of it the consequence of something that was injected?"""
         return self._scene.explains(self.id, event)
+
+    def difference(self, slot: Slot, *captures: CapturedState) -> str:
+        """What is different about these states, all captured after ``slot``; empty if nothing is known to be."""
+        make_machine = self._scene.make_machine
+        return "" if make_machine is None else difference(make_machine, slot, captures)
 
     def names(self) -> str:
         """Of the voters."""

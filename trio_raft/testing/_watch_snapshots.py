@@ -15,7 +15,7 @@ import attrs
 
 from trio_raft._records import EntryKind
 from trio_raft.abc import SavedState, SnapshotPoint, StoredSnapshot
-from trio_raft.testing._past import Slot
+from trio_raft.testing._past import CapturedState, Slot
 from trio_raft.testing._watch import Watch
 
 INSTALLS_IN_A_ROW = 4
@@ -149,19 +149,34 @@ class SnapshotChecks:
 
     # ------------------------------------------------------------------------------------ the state itself
 
-    def capture(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
-        """The state machine gives its state: remember it, once all pieces were taken."""
+    def capture(self, machine: type, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        """A state machine of this class gives its state: remember it, once all pieces were taken."""
         command = self._last_command(self._watch.last_given)
         self._note(f"captures its state, as of the command at {command}")
-        return self._remember(pieces, command)
+        return self._remember(machine, pieces, command)
 
-    def _remember(self, pieces: Iterable[bytes], command: int) -> Iterator[bytes]:
-        digest = hashlib.sha256()
+    def _remember(self, machine: type, pieces: Iterable[bytes], command: int) -> Iterator[bytes]:
+        digest, kept = hashlib.sha256(), list[bytes]()
         for piece in pieces:
             if isinstance(piece, bytes):
                 digest.update(piece)
+                kept.append(piece)
             yield piece
-        self._past.captured.setdefault(command, {})[digest.hexdigest()] = None
+        captured = CapturedState(machine, b"".join(kept))
+        first = self._past.note_captured(command, digest.hexdigest(), captured)
+        if first is not None:
+            self._watch.run(self._compare, command, first, captured)
+
+    def _compare(self, command: int, first: CapturedState, captured: CapturedState) -> None:
+        slot = self._past.committed[command]
+        difference = self._watch.difference(slot, first, captured)
+        if difference:
+            self._fail(
+                "The same commands lead to the same state (State Machine Safety, paper 5.4.3)",
+                expected=f"after the command at {slot} the state that another member had then; if the two mean the "
+                f"same, give the machine's class an __eq__ that says so",
+                seen=difference,
+            )
 
     def restored(self, state: SavedState, digest: str | None) -> None:
         """The state machine was given a whole state; ``digest`` of its pieces, if it took all."""

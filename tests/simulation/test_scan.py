@@ -1,0 +1,155 @@
+"""States are compared: those on the disks with what the committed commands lead to, and captures with one another."""
+
+import itertools
+from collections.abc import Iterator
+
+import attrs
+import pytest
+
+import trio_raft
+from tests.simulation.simulated import Counter, simulated
+from tests.simulation.test_snapshots_cluster import SMALL, Remembered, files_of, write
+from trio_raft._records import Term
+from trio_raft._storage.snapshot_format import SnapshotEncoder
+from trio_raft._storage.snapshot_parsing import SnapshotParser
+from trio_raft.abc import SnapshotMeta
+from trio_raft.testing import Cluster, InvariantViolation, running_cluster
+from trio_raft.testing._member import DIRECTORY
+from trio_raft.testing._scan import scan
+
+
+def newest_meta(cluster: Cluster[int, int], node_id: str) -> SnapshotMeta:
+    [name] = [name for name in files_of(cluster, node_id) if name.endswith(".snapshot")]
+    parser = SnapshotParser()
+    parser.feed(cluster.disks[node_id].contents(DIRECTORY / name))
+    assert parser.meta is not None
+    return parser.meta
+
+
+def overwrite_snapshot(cluster: Cluster[int, int], node_id: str, meta: SnapshotMeta, state: bytes) -> None:
+    """Put another whole snapshot in the place of the newest one."""
+    [name] = [name for name in files_of(cluster, node_id) if name.endswith(".snapshot")]
+    encoder = SnapshotEncoder(meta)
+    content = b"".join([encoder.header(), *encoder.add(state), *encoder.end()])
+    cluster.disks[node_id].overwrite(DIRECTORY / name, content)
+
+
+@simulated
+async def test_scan_restores_what_is_durable() -> None:
+    """A snapshot that is whole, and holds another state than was committed, is found on the disk (S8)."""
+    with pytest.raises(InvariantViolation, match=r"the snapshot on the disk of n2, up to .* does not hold the state"):
+        async with running_cluster(Remembered, SMALL) as cluster:
+            await write(cluster, 30)
+            overwrite_snapshot(cluster, "n2", newest_meta(cluster, "n2"), b"31")
+
+
+@simulated
+async def test_scan_takes_no_state_for_another_that_is_written_otherwise() -> None:
+    """What a snapshot means counts, not its bytes."""
+    async with running_cluster(Remembered, SMALL) as cluster:
+        await write(cluster, 30)
+        await cluster.clock.sleep(1.0)
+        meta = newest_meta(cluster, "n2")
+        # The election's own entry is no command.
+        overwrite_snapshot(cluster, "n2", meta, b"%d" % (meta.point.index - 1))
+
+
+@simulated
+async def test_scan_finds_a_snapshot_of_what_was_not_committed() -> None:
+    """The term that a durable snapshot names is compared with what was committed at its index (S8)."""
+    with pytest.raises(InvariantViolation, match="the disk of n2: its snapshot ends with entry"):
+        async with running_cluster(Remembered, SMALL) as cluster:
+            await write(cluster, 30)
+            meta = newest_meta(cluster, "n2")
+            later = attrs.evolve(meta, point=attrs.evolve(meta.point, term=Term(meta.point.term + 1)))
+            [name] = [name for name in files_of(cluster, "n2") if name.endswith(".snapshot")]
+            overwrite_snapshot(cluster, "n2", later, b"29")
+            disk = cluster.disks["n2"]
+            renamed = name.replace("-0000000000000001-", "-0000000000000002-")
+            disk.overwrite(DIRECTORY / renamed, disk.contents(DIRECTORY / name))
+            # Before anybody else looks.
+            scan(cluster, cluster.ids)
+
+
+class Forgetful(Remembered):
+    """Restores everything but the number of its commands."""
+
+    commands = 0
+
+    def apply(self, entry: trio_raft.Committed[int]) -> int:
+        self.commands += 1
+        return super().apply(entry)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Forgetful) and (self.total, self.commands) == (other.total, other.commands)
+
+    __hash__ = None  # type: ignore[assignment]  # it changes
+
+
+@simulated
+async def test_scan_finds_a_restore_that_forgets() -> None:
+    """A machine whose ``restore`` loses something fails at the end of the block, though nobody was restored in it."""
+    with pytest.raises(InvariantViolation, match="does not hold the state that the committed commands"):
+        async with running_cluster(Forgetful, SMALL) as cluster:
+            await write(cluster, 30)
+
+
+# ------------------------------------------------------------------------------------ captures
+
+
+class Uneven(Remembered):
+    """Adds up its commands, and something that differs from one member to the next."""
+
+    numbers = itertools.count()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = next(self.numbers)
+
+    def apply(self, entry: trio_raft.Committed[int]) -> int:
+        self.total += self.number
+        return super().apply(entry)
+
+
+@simulated
+async def test_captures_of_one_moment_are_compared() -> None:
+    """Two members that have applied the same commands, and differ in their state, are found by their snapshots (X4)."""
+    with pytest.raises(InvariantViolation, match="The same commands lead to the same state"):
+        async with running_cluster(Uneven, SMALL) as cluster:
+            await write(cluster, 30)
+
+
+class Unordered(Counter):
+    """Writes the set of its totals in an order of its own."""
+
+    orders = itertools.count()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.totals: set[int] = set()
+        self.reverse = next(self.orders) % 2
+
+    def apply(self, entry: trio_raft.Committed[int]) -> int:
+        self.totals.add(super().apply(entry))
+        return self.total
+
+    def snapshot(self) -> Iterator[bytes]:
+        return iter([b"%d " % number for number in sorted(self.totals, reverse=bool(self.reverse))])
+
+    def restore(self, state: trio_raft.SavedState) -> None:
+        self.totals = {int(word) for word in b"".join(state).split()}
+        self.total = max(self.totals)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Unordered) and self.totals == other.totals
+
+    __hash__ = None  # type: ignore[assignment]  # it changes
+
+
+@simulated
+async def test_captures_that_mean_the_same() -> None:
+    """Two members may write one state in different bytes."""
+    async with running_cluster(Unordered, SMALL) as cluster:
+        await write(cluster, 30)
+        digests = cluster.invariants.past.captured.values()
+        assert any(len(each) > 1 for each in digests)
