@@ -57,16 +57,18 @@ async def test_scan_takes_no_state_for_another_that_is_written_otherwise() -> No
 @simulated
 async def test_scan_finds_a_snapshot_of_what_was_not_committed() -> None:
     """The term that a durable snapshot names is compared with what was committed at its index (S8)."""
-    with pytest.raises(InvariantViolation, match="the disk of n2: its snapshot ends with entry"):
+    with pytest.raises(
+        InvariantViolation, match="its log begins behind entry 30 of term 2, but committed there is one"
+    ):
         async with running_cluster(Remembered, SMALL) as cluster:
             await write(cluster, 30)
-            meta = newest_meta(cluster, "n2")
-            later = attrs.evolve(meta, point=attrs.evolve(meta.point, term=Term(meta.point.term + 1)))
-            [name] = [name for name in files_of(cluster, "n2") if name.endswith(".snapshot")]
-            overwrite_snapshot(cluster, "n2", later, b"29")
-            disk = cluster.disks["n2"]
-            renamed = name.replace("-0000000000000001-", "-0000000000000002-")
-            disk.overwrite(DIRECTORY / renamed, disk.contents(DIRECTORY / name))
+            for node_id, disk in cluster.disks.items():
+                meta = newest_meta(cluster, node_id)
+                later = attrs.evolve(meta, point=attrs.evolve(meta.point, term=Term(meta.point.term + 1)))
+                overwrite_snapshot(cluster, node_id, later, b"29")
+                [name] = [name for name in files_of(cluster, node_id) if name.endswith(".snapshot")]
+                renamed = name.replace("-0000000000000001-", "-0000000000000002-")
+                disk.overwrite(DIRECTORY / renamed, disk.contents(DIRECTORY / name))
             # Before anybody else looks.
             scan(cluster, cluster.ids)
 
