@@ -8,15 +8,17 @@ import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 import trio
 
 from trio_raft.testing.__main__ import main
+from trio_raft.testing._chances import Chances, warnings
 from trio_raft.testing._failures import NodeFailed
 from trio_raft.testing._hunting import Hunt, Hunts
 from trio_raft.testing._run import Done, Job, WorkerProcess, work
-from trio_raft.testing._seed import SeedReport
+from trio_raft.testing._seed import SeedReport, run_seed
 from trio_raft.testing._summary import Summary
 from trio_raft.testing._swarm import FAULTS, Wishes
 
@@ -257,6 +259,57 @@ def test_wishes_that_cannot_be_met(arguments: list[str], problem: str, capsys: p
     assert f"error: {problem}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("options", "warning"),
+    [
+        (
+            "--faults crash --ruined 1",
+            "--ruined 1 changes nothing, since none of the --faults ruins a disk: bit flip, ",
+        ),
+        ("--faults crash,wiped-disk --ruined 0", "of the --faults wiped disk can do nothing: no disk may be ruined"),
+        (
+            "--faults snapshot-flip,transfer-cut --snapshots off",
+            "of the --faults snapshot flip, transfer cut can do nothing: no snapshots are taken",
+        ),
+        ("--faults ring --size 3", "of the --faults ring can do nothing: the cluster has 3 members, and it takes 4"),
+        ("--faults reset --size 1", "of the --faults reset can do nothing: the cluster has 1 member, and it takes 2"),
+    ],
+)
+def test_options_that_contradict_each_other(options: str, warning: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """Faults that cannot do anything beside the other options are told of, to people and to machines."""
+    short = ["--seeds", "0:1", "--seconds", "0.1", "--processes", "1", *options.split()]
+    assert main(["run", *short, "--json"]) == 0
+    captured = capfd.readouterr()
+    assert f"warning: {warning}" in captured.err
+    assert json.loads(captured.out)["warnings"][0].startswith(warning)
+
+
+@pytest.mark.parametrize(
+    "wishes",
+    [
+        Wishes(),
+        Wishes(ruined=1),
+        Wishes(ruined=0, snapshots=False, size=1),
+        Wishes(faults=FAULTS),
+        Wishes(faults=("wiped disk",), ruined=1, size=3),
+        Wishes(faults=("snapshot flip",), snapshots=True),
+    ],
+)
+def test_options_that_do_not(wishes: Wishes) -> None:
+    """What a seed draws by itself is not held against anybody."""
+    assert [warnings(wishes, seed) for seed in range(20)] == [[]] * 20
+
+
+def test_faults_may_be_written_with_hyphens(capsys: pytest.CaptureFixture[str]) -> None:
+    """A name with spaces needs no quotes; the help and the error say so."""
+    assert main(["replay", "0", "--seconds", "0.1", "--faults", "old-copy,crash-many", "--last", "0"]) == 0
+    assert main(["run", "--faults", "oldcopy"]) == 2
+    assert "write them with hyphens: old-copy" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["run", "--help"])
+    assert "crash,old-copy is the same as 'crash,old copy' in quotes" in " ".join(capsys.readouterr().out.split())
+
+
 # ------------------------------------------------------------------------------------ processes
 
 
@@ -338,7 +391,49 @@ def test_summary_adds_up() -> None:
         summary.progress(1.0)
         == "[###############...............] 2/4 seeds, 2.0/s, 40 virtual in 1 real seconds, 0 failed"
     )
-    assert summary.missing() == [fault for fault in FAULTS if fault != "crash"]
+    assert plain["faults_that_never_struck"] == [fault for fault in FAULTS if fault != "crash"]
+
+
+def summary_of(seeds: int, **wishes: Any) -> Summary:
+    summary = Summary(wishes=Wishes(**wishes), wanted=seeds, processes=1)
+    for seed in range(seeds):
+        summary.note(make_done(seed))
+    return summary
+
+
+def test_absent_faults_of_a_short_run_are_no_news() -> None:
+    """After two seeds a fault was not drawn, or it has had few chances; after many it should have struck."""
+    text = summary_of(2).text(1.0)
+    assert "faults not drawn in 2 seeds: " in text
+    assert "drawn, but they have not struck yet, which is no surprise in so short a run: " in text
+    assert "NEVER STRUCK" not in text
+    assert summary_of(2).plain(1.0)["faults_that_should_have_struck"] == []
+
+
+def test_absent_faults_of_a_long_run_are() -> None:
+    """A fault that was drawn in a hundred seeds and never struck is pointed out."""
+    summary = summary_of(100)
+    assert "FAULTS THAT NEVER STRUCK, though they were tried often enough: " in summary.text(1.0)
+    assert "kill" in summary.plain(1.0)["faults_that_should_have_struck"]  # type: ignore[operator]
+    assert "crash" not in summary.plain(1.0)["faults_that_should_have_struck"]  # type: ignore[operator]
+
+
+def test_absent_faults_that_find_nothing_to_do() -> None:
+    """A fault for which the options leave no place is not missed, however many seeds were run."""
+    summary = summary_of(100, faults=("crash", "snapshot flip"), snapshots=False)
+    assert "drawn, but with nothing that they could do in these runs: snapshot flip" in summary.text(1.0)
+    assert summary.plain(1.0)["faults_that_should_have_struck"] == []
+
+
+def test_estimate_of_tries_is_of_the_right_size() -> None:
+    """What strikes in real runs is neither ten times as often, nor ten times as seldom, as the estimate says."""
+    chances = Chances(Wishes(seconds=10.0, faults=("pause", "reset", "short stall")))
+    struck = 0
+    for seed in range(4):
+        chances.note(seed)
+        counts = run_seed(seed, wishes=Wishes(seconds=10.0, faults=("pause", "reset", "short stall"))).counts
+        struck += sum(counts.get(f"fault: {fault}", 0) for fault in chances.drawn)
+    assert 0.1 < struck / sum(chances.tries.values()) < 10
 
 
 def test_summary_never_passes_without_a_seed() -> None:

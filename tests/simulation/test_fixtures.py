@@ -1,6 +1,7 @@
 """The pytest plugin as a user meets it: in a pytest of its own, in a directory that knows nothing of this project."""
 
 import importlib.metadata
+import re
 import subprocess
 import sys
 import textwrap
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 
 import trio_raft.testing
+from tests.simulation.simulated import Counter
+from trio_raft.testing import running_cluster
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "test_counter.py"
@@ -171,3 +174,28 @@ def test_example_of_the_head_comment(tmp_path: Path) -> None:
     code, output = run_pytest(tmp_path, "test_head.py")
     assert "1 passed" in output, output
     assert code == 0
+
+
+@pytest.mark.parametrize("name", ["snapshots", "timeouts"])
+async def test_setting_as_an_argument(raft_cluster: trio_raft.testing.StartCluster, name: str) -> None:
+    """Whoever gives a setting to the fixture itself is told where it belongs."""
+    told = re.escape(
+        f"raft_cluster() takes no argument '{name}'; it is a setting: raft_cluster(machine, ClusterSettings("
+    )
+    with pytest.raises(TypeError, match=told):
+        raft_cluster(Counter, **{name: None})
+    with pytest.raises(
+        TypeError, match=r"^running_cluster\(\) takes no argument '.*'; it is a setting: running_cluster"
+    ):
+        async with running_cluster(Counter, **{name: None}):  # type: ignore[arg-type]
+            pass
+
+
+async def test_argument_that_nobody_knows(raft_cluster: trio_raft.testing.StartCluster) -> None:
+    """Whatever else is given is refused with what there is, and a seed with where it comes from."""
+    with pytest.raises(
+        TypeError, match=r"takes no argument 'sise'; what a cluster is made of is in ClusterSettings: size"
+    ):
+        raft_cluster(Counter, sise=3)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="takes its seed from --raft-seed, or from a parametrized raft_seed"):
+        raft_cluster(Counter, seed=3)  # type: ignore[call-arg]

@@ -17,6 +17,7 @@ from typing import TextIO
 
 import trio
 
+from trio_raft.testing._chances import warnings
 from trio_raft.testing._hunting import Hunt, Hunts
 from trio_raft.testing._mutants import MUTANTS
 from trio_raft.testing._run import CLOCK, Done, Job, cores, run_all, work
@@ -81,13 +82,18 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--seconds", type=float, default=SECONDS, help="virtual seconds of trouble; default 20")
         command.add_argument("--profile", choices=PROFILES, default="swarm", help=_choices(PROFILES))
         command.add_argument("--size", type=int, help="members, in place of a drawn number")
-        command.add_argument("--faults", metavar="KIND,…", help=f"only these, or none. Known: {', '.join(FAULTS)}")
+        command.add_argument("--faults", metavar="KIND,…", help=_faults_help())
         command.add_argument("--ruined", type=int, help="members whose disks may be wiped or damaged for good")
         command.add_argument("--snapshots", choices=("on", "off"), help="in every run, or in none; default: drawn")
     commands.add_parser("work", help="run what comes from standard input; for the other commands").set_defaults(
         command=_work
     )
     return parser
+
+
+def _faults_help() -> str:
+    known = ", ".join(fault.replace(" ", "-") for fault in FAULTS)
+    return f"only these, or none; crash,old-copy is the same as 'crash,old copy' in quotes. Known: {known}"
 
 
 def _choices(choices: dict[str, str]) -> str:
@@ -115,7 +121,8 @@ def _wishes(options: argparse.Namespace, seed: int) -> Wishes:
     faults: tuple[str, ...] | None = None
     if options.faults is not None:
         named = (word.strip() for word in options.faults.split(","))
-        faults = tuple(word for word in named if word not in ("", "none"))
+        # No name has a hyphen of its own.
+        faults = tuple(word.replace("-", " ") for word in named if word not in ("", "none"))
     wishes = Wishes(
         seconds=options.seconds,
         profile=options.profile,
@@ -128,6 +135,8 @@ def _wishes(options: argparse.Namespace, seed: int) -> Wishes:
         draw_plan(seed, wishes)
     except ValueError as error:
         raise UsageError(str(error)) from error
+    for warning in warnings(wishes, seed):
+        _say(sys.stderr, f"warning: {warning}")
     return wishes
 
 
@@ -139,8 +148,10 @@ def _run(options: argparse.Namespace) -> int:
     if options.minutes is not None and not options.minutes > 0:
         raise UsageError(f"--minutes {options.minutes:g}: must be positive")
     processes = _processes(options, len(seeds))
+    wishes = _wishes(options, seeds.start)
     summary = Summary(
-        wishes=_wishes(options, seeds.start),
+        wishes=wishes,
+        warnings=warnings(wishes, seeds.start),
         wanted=None if seeds is ENDLESS_SEEDS else len(seeds),
         processes=processes,
     )
@@ -207,7 +218,10 @@ def _mutants(options: argparse.Namespace) -> int:
 
     interrupted = trio.run(_run_interruptibly, run_jobs, hunts.progress)
     if options.json:
-        _say(sys.stdout, json.dumps(hunts.plain(interrupted=interrupted)))
+        _say(
+            sys.stdout,
+            json.dumps({**hunts.plain(interrupted=interrupted), "warnings": warnings(wishes, options.seeds.start)}),
+        )
     else:
         _say(sys.stdout, hunts.end_of_table(interrupted=interrupted))
     return 130 if interrupted else 0 if hunts.proved else 1

@@ -16,7 +16,7 @@ House rule: a test that fails says with which command it fails again.
 import shlex
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, TypeVar
+from typing import Any, Never, TypeVar
 
 import attrs
 import pytest
@@ -26,7 +26,7 @@ from trio_raft.abc import StateMachine
 from trio_raft.testing._cluster import Cluster
 from trio_raft.testing._determinism import run
 from trio_raft.testing._running import StartCluster, running_cluster
-from trio_raft.testing._settings import ClusterSettings
+from trio_raft.testing._settings import ClusterSettings, refuse_unknown
 
 CommandT = TypeVar("CommandT")
 ResultT = TypeVar("ResultT")
@@ -81,7 +81,11 @@ def raft_cluster(request: pytest.FixtureRequest, raft_seed: int | str) -> StartC
         settings: ClusterSettings | None = None,
         *,
         size: int | None = None,
+        **unknown: Never,
     ) -> AbstractAsyncContextManager[Cluster[CommandT, ResultT]]:
+        if "seed" in unknown:
+            raise TypeError("raft_cluster() takes its seed from --raft-seed, or from a parametrized raft_seed")
+        refuse_unknown("raft_cluster", unknown)
         settings = attrs.evolve(settings or ClusterSettings(), repeat=repeat)
         return running_cluster(machine, settings, size=size, seed=raft_seed)
 

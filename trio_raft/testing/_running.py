@@ -6,7 +6,7 @@ swallowed its cancellation or raised something of its own.
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, Protocol, TypeVar
+from typing import Any, Never, Protocol, TypeVar
 
 import attrs
 import trio
@@ -14,7 +14,7 @@ import trio
 from trio_raft.abc import StateMachine
 from trio_raft.testing._cluster import Cluster
 from trio_raft.testing._healing import heal_and_prove
-from trio_raft.testing._settings import ClusterSettings
+from trio_raft.testing._settings import ClusterSettings, refuse_unknown
 from trio_raft.testing._trace import Trace
 
 CommandT = TypeVar("CommandT")
@@ -46,6 +46,7 @@ async def running_cluster(
     size: int | None = None,
     seed: int | str | None = None,
     trace: Trace | None = None,
+    **unknown: Never,
 ) -> AsyncIterator["Cluster[CommandT, ResultT]"]:
     """Run members n1, n2 … for the length of a block, each with a ``machine()`` of its own, and judge them at its end.
 
@@ -56,6 +57,7 @@ async def running_cluster(
     ``settings.time_limit``) or a cluster that does not recover.  An exception of the block leaves as it is, with the
     seed in a note.
     """
+    refuse_unknown("running_cluster", unknown)
     settings = attrs.evolve(
         settings, size=settings.size if size is None else size, seed=settings.seed if seed is None else seed
     )

@@ -1,5 +1,7 @@
 """What a simulated cluster is made of; without any faults unless you bring them."""
 
+from collections.abc import Iterable
+
 import attrs
 
 from trio_raft._config import KIBIBYTE, Limits, Snapshots, Timeouts
@@ -68,3 +70,17 @@ class ClusterSettings:
     def ids(self) -> tuple[str, ...]:
         """The members' ids."""
         return tuple(f"n{number}" for number in range(1, self.size + 1))
+
+
+def refuse_unknown(call: str, arguments: Iterable[str]) -> None:
+    """Raises TypeError if there are any; one that is a setting is told where it belongs."""
+    fields = attrs.fields_dict(ClusterSettings)
+    for name in arguments:
+        if name in fields:
+            raise TypeError(
+                f"{call}() takes no argument {name!r}; it is a setting: {call}(machine, "
+                f"ClusterSettings({name}=...)), with trio_raft.testing.ClusterSettings"
+            )
+        raise TypeError(
+            f"{call}() takes no argument {name!r}; what a cluster is made of is in ClusterSettings: {', '.join(fields)}"
+        )

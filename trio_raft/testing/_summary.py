@@ -2,9 +2,10 @@
 
 import attrs
 
+from trio_raft.testing._chances import Chances
 from trio_raft.testing._run import Done
 from trio_raft.testing._seed import SeedReport
-from trio_raft.testing._swarm import FAULTS, Wishes
+from trio_raft.testing._swarm import Wishes
 
 BAR_WIDTH = 30
 
@@ -30,6 +31,12 @@ class Summary:
     """By seed."""
     failed: list[SeedReport] = attrs.field(factory=list[SeedReport])
     interrupted: bool = False
+    warnings: list[str] = attrs.field(factory=list[str])
+    """About the options."""
+    chances: Chances = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.chances = Chances(self.wishes)
 
     def note(self, done: Done) -> None:
         """One more seed was run."""
@@ -38,6 +45,7 @@ class Summary:
         self.virtual_seconds += report.virtual_seconds
         self.busy_seconds += done.real_seconds
         self.cpu_seconds += done.cpu_seconds
+        self.chances.note(report.seed)
         self.trace_hashes[report.seed] = report.trace_hash
         for what, times in report.counts.items():
             self.counts[what] = self.counts.get(what, 0) + times
@@ -77,23 +85,20 @@ class Summary:
                 f"{self.processes} cores, {self.cpu_speed:.1f} in a second of its work"
             ),
             "faults injected:",
-            *_columns({what.removeprefix(FAULT): n for what, n in self.counts.items() if what.startswith(FAULT)}),
+            *_columns(self.struck()),
             "what came of them:",
             *_columns({what: n for what, n in self.counts.items() if not what.startswith(FAULT)}),
         ]
-        missing = self.missing()
-        if missing:
-            lines.append(f"faults that never struck: {', '.join(missing)}")
+        lines += self.chances.lines(self.struck())
         for report in self.failed:
             lines += ["", failure_text(report, self.wishes)]
         state = "passed" if self.passed else "INTERRUPTED" if self.interrupted else "FAILED"
         lines.append(f"\n{state}: {len(self.failed)} of {self.seeds} seeds failed")
         return "\n".join(lines)
 
-    def missing(self) -> list[str]:
-        """Kinds of faults that no seed has met."""
-        possible = FAULTS if self.wishes.faults is None and self.wishes.profile != "idle" else self.wishes.faults or ()
-        return [fault for fault in possible if not self.counts.get(f"{FAULT}{fault}")]
+    def struck(self) -> dict[str, int]:
+        """Kind of fault → how often it struck."""
+        return {what.removeprefix(FAULT): times for what, times in self.counts.items() if what.startswith(FAULT)}
 
     def plain(self, real_seconds: float) -> dict[str, object]:
         """The same for machines."""
@@ -107,7 +112,9 @@ class Summary:
             "passed": self.passed,
             "interrupted": self.interrupted,
             "counts": dict(sorted(self.counts.items())),
-            "faults_that_never_struck": self.missing(),
+            "faults_that_never_struck": self.chances.absent(self.struck()),
+            "faults_that_should_have_struck": self.chances.missed(self.struck()),
+            "warnings": self.warnings,
             "trace_hashes": {str(seed): digest for seed, digest in sorted(self.trace_hashes.items())},
             "failed": [
                 {**attrs.asdict(each), "repeat": repeat_command(each.seed, self.wishes)} for each in self.failed

@@ -58,6 +58,9 @@ FAULTS: Final = (
 )
 """Every kind of fault, by the names that the command line knows."""
 
+UNQUOTED: Final = "old-copy"
+"""A fault's name as a command line takes it without quotes."""
+
 OFTEN: Final = {
     "crash": 5,
     "crash many": 3,
@@ -108,7 +111,10 @@ class Plan:
     def __attrs_post_init__(self) -> None:
         unknown = [fault for fault in self.faults if fault not in FAULTS]
         if unknown:
-            raise ValueError(f"seed {self.seed}: unknown faults {', '.join(unknown)}. Known: {', '.join(FAULTS)}")
+            raise ValueError(
+                f"seed {self.seed}: unknown faults {', '.join(unknown)}. Known: {', '.join(FAULTS)}. On a command "
+                f"line, quote names with spaces, or write them with hyphens: {UNQUOTED}"
+            )
         size = self.settings.size
         if self.ruined < 0:
             raise ValueError(f"seed {self.seed}: the ruined disks are a number of members, not {self.ruined}")
