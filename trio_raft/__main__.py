@@ -25,7 +25,7 @@ from trio_raft._tools.rebuild import LOSS
 
 EXIT_STATUSES = (
     "Exit status: 0 all is well; 1 something is damaged, in use, or refused; 2 the command makes no sense, or names "
-    "what is not there; 130 interrupted."
+    "what is not there, or a directory that is no node's; 130 interrupted."
 )
 
 Command = Callable[[argparse.Namespace], int]

@@ -66,6 +66,9 @@ class EventReceiver:
         self._lot.unpark_all()
 
 
+KEPT_FINDINGS = 16
+"""Of what recovery found, for the first reader: a crash leaves one torn write and one unfinished snapshot."""
+
 REMEMBERED_REFUSALS = 64
 """Refusals that are remembered; strangers may invent any number of names."""
 
@@ -80,6 +83,8 @@ class EventHub:
         # A list, not a set: the order in which readers wake must not depend on addresses.
         self._receivers: list[EventReceiver] = []
         self._refusals: dict[PeerRefused, None] = {}
+        self._findings: deque[Event] = deque(maxlen=KEPT_FINDINGS)
+        """Of recovery; nobody can read before it is over."""
         self._closed = False
 
     def publish_refusal(self, refusal: PeerRefused) -> None:
@@ -92,6 +97,11 @@ class EventHub:
                 self._refusals.clear()
             self._refusals[refusal] = None
             self.publish(refusal)
+
+    def publish_finding(self, event: Event) -> None:
+        """Log what recovery found, and keep it for the first reader."""
+        self.publish(event)
+        self._findings.append(event)
 
     def publish(self, event: Event) -> None:
         """Log the event and hand it to every reader.  Never waits; a log handler that blocks is itself reported."""
@@ -112,8 +122,10 @@ class EventHub:
 
     @contextmanager
     def subscribe(self, capacity: int) -> Iterator[EventReceiver]:
-        """A reader of all events from now on."""
+        """A reader of all events from now on; the first one gets what recovery found, before them."""
         receiver = EventReceiver(capacity)
+        while self._findings:
+            receiver._put(self._findings.popleft())  # noqa: SLF001
         if self._closed:
             receiver._close()  # noqa: SLF001
         self._receivers.append(receiver)

@@ -151,15 +151,15 @@ async def recover(
 def _tell(events: EventHub, found: SnapshotsFound, recovered: Recovered) -> None:
     """What recovery cut and passed over."""
     if recovered.cut_bytes:
-        events.publish(TornTailCut(recovered.cut_path, recovered.cut_bytes))
+        events.publish_finding(TornTailCut(recovered.cut_path, recovered.cut_bytes))
     _publish_ignored(events, found)
 
 
 def _publish_ignored(events: EventHub, found: SnapshotsFound) -> None:
     for damage in found.damaged:
-        events.publish(SnapshotIgnored(str(damage.path), damage.problem))
+        events.publish_finding(SnapshotIgnored(str(damage.path), damage.problem))
     for name in found.unfinished:
-        events.publish(SnapshotIgnored(name, "it was never finished"))
+        events.publish_finding(SnapshotIgnored(name, "it was never finished"))
 
 
 async def _open_log(

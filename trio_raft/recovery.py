@@ -128,7 +128,7 @@ def save_snapshot(
 
     ``file`` has its name only when it is whole, checked and durable.  Raises, leaving nothing behind: RecoveryRefused
     (no snapshot is whole, ``file`` exists and ``replace`` is False); StorageFull, StorageError; ConfigurationError
-    (there is no such directory).
+    (there is no such directory, or it is no node's).
     """
     return save_newest(absolute(directory), absolute(file), replace=replace, files=OsFiles(), progress=progress)
 
@@ -157,6 +157,7 @@ def inspect_snapshots(
 ) -> SnapshotsReport:
     """The snapshots in a data directory, whether or not a node has it open; what is wrong is in ``damaged``.
 
-    Raises StorageError; ConfigurationError (there is no such directory).
+    Raises StorageError; ConfigurationError (there is no such directory, or it holds neither a log nor a snapshot: it is
+    no node's).
     """
     return _inspect_snapshots(absolute(directory), verify=verify, files=OsFiles(), progress=progress)

@@ -9,7 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from tests.tasks.parts import N1, N2, N3, about, settle
-from trio_raft._event_hub import REMEMBERED_REFUSALS, EventHub
+from trio_raft._event_hub import KEPT_FINDINGS, REMEMBERED_REFUSALS, EventHub
 from trio_raft._events import (
     BadInput,
     ContactLost,
@@ -19,6 +19,7 @@ from trio_raft._events import (
     LoopBlocked,
     PeerRefused,
     RoleChanged,
+    TornTailCut,
 )
 from trio_raft._messages import ServerId
 from trio_raft._records import Term
@@ -89,6 +90,30 @@ def test_subscribe_sees_what_comes_after() -> None:
     assert events.receive_nowait() == changes(1)[0]
     with pytest.raises(trio.EndOfChannel):
         events.receive_nowait()
+
+
+def test_findings_come_first_to_the_first_reader() -> None:
+    """What recovery found waits for a reader; later ones do not get it again, nor what else came before them."""
+    hub, found = make_hub(), TornTailCut("/data/log", 512)
+    hub.publish_finding(found)
+    hub.publish(DiskHasRoom())
+    with hub.subscribe(10) as first, hub.subscribe(10) as second:
+        hub.publish(changes(1)[0])
+        assert [first.receive_nowait() for _ in range(2)] == [found, changes(1)[0]]
+        assert second.receive_nowait() == changes(1)[0]
+        for reader in (first, second):
+            with pytest.raises(trio.WouldBlock):
+                reader.receive_nowait()
+
+
+def test_findings_are_bounded() -> None:
+    """A directory full of remains costs no memory for good; the newest are kept, and a small buffer counts its loss."""
+    hub = make_hub()
+    for number in range(KEPT_FINDINGS + 5):
+        hub.publish_finding(TornTailCut("/data/log", number))
+    with hub.subscribe(3) as events:
+        assert events.receive_nowait() == TornTailCut("/data/log", KEPT_FINDINGS + 2)
+        assert events.dropped == KEPT_FINDINGS - 3
 
 
 async def test_receive_waits_and_ends(nursery: trio.Nursery) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import trio
 from trio.testing import MockClock
 
 from tests.tasks.parts import CLUSTER, N1, StoreUnderControl, commands, incarnation, make_config
@@ -120,8 +121,8 @@ async def test_snapshots_configuration_is_in_force() -> None:
     assert server.state.configuration.voters == ("n1", "n2", "n3")
 
 
-async def test_events_tell_what_was_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Damaged and unfinished files are told, each with its reason (S7)."""
+async def test_events_tell_what_was_passed_over() -> None:
+    """Damaged and unfinished files are told, each with its reason, to the first reader that there can be (S7)."""
 
     class Damaged(SnapshotsUnderControl):
         def open(self, identity: StoreIdentity) -> SnapshotsFound:
@@ -129,13 +130,14 @@ async def test_events_tell_what_was_passed_over(monkeypatch: pytest.MonkeyPatch)
             damage = SnapshotCorrupt(Path("/data/s9"), offset=7, problem="a wrong checksum")
             return SnapshotsFound(found.newest, (damage,), ("/data/s8.partial",))
 
-    seen: list[object] = []
-    monkeypatch.setattr("trio_raft._event_hub.EventHub.publish", lambda _, event: seen.append(event))
-    await start(prepared(), Damaged(), in_memory())
-    assert seen == [
-        SnapshotIgnored("/data/s9", "a wrong checksum"),
-        SnapshotIgnored("/data/s8.partial", "it was never finished"),
-    ]
+    server = await start(prepared(), Damaged(), in_memory())
+    with server.events.subscribe(10) as events:
+        assert [events.receive_nowait() for _ in range(2)] == [
+            SnapshotIgnored("/data/s9", "a wrong checksum"),
+            SnapshotIgnored("/data/s8.partial", "it was never finished"),
+        ]
+    with server.events.subscribe(10) as events, pytest.raises(trio.WouldBlock):
+        events.receive_nowait()
 
 
 # ------------------------------------------------------------------------------------------- refusals

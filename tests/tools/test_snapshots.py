@@ -38,6 +38,29 @@ def path_of(directory: Path, index: int) -> Path:
 # ------------------------------------------------------------------------------------ looking
 
 
+@pytest.mark.parametrize("names", [(), ("notes.txt",), ("lock",), ("snapshot-4.snapshot",)])
+def test_directory_of_no_node_is_refused(tmp_path: Path, names: tuple[str, ...]) -> None:
+    """Where there is neither a log nor a snapshot nothing is well: both inspectors and the copy say so."""
+    for name in names:
+        (tmp_path / name).write_bytes(b"something")
+    before = contents(tmp_path)
+    with pytest.raises(ConfigurationError, match="is no node's data directory: it holds neither a log nor a snapshot"):
+        recovery.inspect_snapshots(tmp_path)
+    with pytest.raises(ConfigurationError, match="is no node's data directory"):
+        recovery.save_snapshot(tmp_path, tmp_path / "saved")
+    with pytest.raises(ConfigurationError, match="holds no log"):
+        recovery.inspect_log(tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_directory_of_snapshots_alone_is_looked_into(tmp_path: Path) -> None:
+    """Snapshots that were copied elsewhere, under their names, can be inspected without a log."""
+    source = path_of(directory_with_two(tmp_path), 6)
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / source.name).write_bytes(source.read_bytes())
+    assert [each.index for each in recovery.inspect_snapshots(tmp_path / "kept").snapshots] == [6]
+
+
 def test_inspect_one_says_what_its_header_says(tmp_path: Path) -> None:
     """Cluster, place, configuration, version and size come from the header alone."""
     path = path_of(directory_with_two(tmp_path), 6)

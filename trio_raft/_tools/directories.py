@@ -27,6 +27,7 @@ from trio_raft._storage.format import (
 )
 from trio_raft._storage.repair import LOCK_NAME
 from trio_raft._storage.segments import segment_numbers, segment_path
+from trio_raft._storage.snapshot_files import is_partial, point_of
 from trio_raft.abc import StoreIdentity
 
 Progress = Callable[[str, int, int], None]
@@ -55,6 +56,18 @@ def names_in(files: Files, directory: Path) -> list[str]:
         raise ConfigurationError("", f"{directory} is not a directory") from error
     except OSError as error:
         raise ConfigurationError("", f"{directory} cannot be read: {error.strerror}") from error
+
+
+def names_of_node(files: Files, directory: Path) -> list[str]:
+    """What a node's data directory holds.
+
+    Raises ConfigurationError if there is no such directory, it cannot be read, or it holds neither a log nor a
+    snapshot, finished or not: then it is not a node's, and to find nothing wrong in it would be no answer.
+    """
+    names = names_in(files, directory)
+    if not (segment_numbers(files, directory) or any(map(point_of, names)) or any(map(is_partial, names))):
+        raise ConfigurationError("", f"{directory} is no node's data directory: it holds neither a log nor a snapshot")
+    return names
 
 
 def is_directory(files: Files, path: Path) -> bool:
@@ -108,7 +121,7 @@ def segments_in(files: Files, directory: Path) -> list[int]:
     names_in(files, directory)
     numbers = segment_numbers(files, directory)
     if not numbers:
-        raise ConfigurationError("", f"{directory} holds no log: there is no file log-….segment in it")
+        raise ConfigurationError("", f"{directory} holds no log: there is no file log-NUMBER.segment in it")
     return numbers
 
 

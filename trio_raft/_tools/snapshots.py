@@ -36,7 +36,7 @@ from trio_raft._storage.snapshot_files import (
 )
 from trio_raft._storage.snapshot_format import HEADER
 from trio_raft._storage.snapshot_parsing import SnapshotParser
-from trio_raft._tools.directories import Progress, is_in_use, names_in, no_progress
+from trio_raft._tools.directories import Progress, is_in_use, names_of_node, no_progress
 from trio_raft._tools.making import refuse_if_there
 from trio_raft.abc import SnapshotMeta, SnapshotPoint, StoredSnapshot
 
@@ -122,9 +122,10 @@ def inspect_snapshots(
 ) -> SnapshotsReport:
     """The snapshots in a data directory, whether or not a node is open on it; ``verify`` reads all of each.
 
-    What is wrong with one is in the report.  Raises StorageError, and ConfigurationError: there is no such directory.
+    What is wrong with one is in the report.  Raises StorageError, and ConfigurationError: there is no such directory,
+    or it is no node's.
     """
-    names = names_in(files, directory)
+    names = names_of_node(files, directory)
     reports: list[SnapshotReport] = []
     damaged: list[RaftError] = []
     for point in newest_first(names):
@@ -152,10 +153,10 @@ def newest_whole(
     """The newest snapshot that is whole, all of it read; and what is wrong with those that are newer.
 
     ``cluster_id``: whose it has to be.  Raises DirectoryMismatch, StorageError; ConfigurationError: there is no such
-    directory.
+    directory, or it is no node's.
     """
     damaged: list[RaftError] = []
-    for point in newest_first(names_in(files, directory)):
+    for point in newest_first(names_of_node(files, directory)):
         path = snapshot_path(directory, point)
         try:
             found = verify_snapshot(path, cluster_id=cluster_id, progress=partial(progress, READING), files=files)
@@ -227,7 +228,7 @@ def save_newest(
 
     The copy is checked as it is made, and has its name only once it is durable.  Raises RecoveryRefused (no snapshot is
     whole; ``to`` exists and is not to be replaced), StorageFull, StorageError; ConfigurationError: there is no such
-    directory.  After an error nothing is left behind, and ``to`` is what it was.
+    directory, or it is no node's.  After an error nothing is left behind, and ``to`` is what it was.
     """
     refuse_if_there(files, to, replace=replace)
     newest, damaged = newest_whole(files, directory, progress=progress)
