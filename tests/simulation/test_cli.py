@@ -139,8 +139,8 @@ def hunt_down(*runs: tuple[str | None, SeedReport]) -> Hunts:
     return hunts
 
 
-def broken(seed: int, *, judged: bool = True) -> SeedReport:
-    return make_done(seed, ok=False, judged=judged, violation=f"seed {seed}: two leaders").report
+def broken(seed: int, *, judged: bool = True, check: str = "Election Safety (E2, R7)") -> SeedReport:
+    return make_done(seed, ok=False, judged=judged, violation=f"seed {seed}: two leaders", check=check).report
 
 
 def test_hunt_that_a_control_confirms() -> None:
@@ -150,6 +150,20 @@ def test_hunt_that_a_control_confirms() -> None:
     assert hunts.hunts[name].caught_by == 6
     assert hunts.proved
     assert "1 of 1 mutants caught, within 2 seeds" in hunts.end_of_table(interrupted=False)
+
+
+def test_hunt_that_another_check_ends() -> None:
+    """What fails by the check of another rule does not count; the hunt goes on, and the table says what failed."""
+    name, _ = CAUGHT
+    other = broken(5, check="Every proposal ends (X1)")
+    hunts = hunt_down((name, other), (None, make_done(5).report), (name, make_done(6).report))
+    assert hunts.hunts[name].caught_by is None
+    assert not hunts.proved
+    assert "caught otherwise: Every proposal ends (X1) (seed 5)" in hunts.end_of_table(interrupted=False)
+    runs = (name, other), (None, make_done(5).report), (name, broken(6)), (None, make_done(6).report)
+    hunts = hunt_down(*runs)
+    assert hunts.proved
+    assert hunts.hunts[name].line().endswith("Election Safety (E2, R7)")
 
 
 def test_hunt_whose_control_fails_too() -> None:

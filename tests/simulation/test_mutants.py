@@ -40,12 +40,26 @@ def test_mutants_are_many_and_each_has_its_rule() -> None:
         assert mutant.story, name
 
 
+def test_mutants_know_what_may_catch_them() -> None:
+    """Beside the checks of its rule a mutant is caught only by what its entry names, each with a reason."""
+    known = re.findall(r"\b[A-Z]\d+\b", RULES.read_text())
+    for name, mutant in MUTANTS.items():
+        assert mutant.is_caught_by(f"A check of the rule ({mutant.rule})")
+        assert not mutant.is_caught_by("A check of no rule")
+        assert not mutant.is_caught_by("")
+        for key, reason in mutant.also.items():
+            assert len(reason.split()) > 3, (name, key)
+            assert key in known or " " in key, (name, key)
+            assert key != mutant.rule, name
+
+
 @pytest.mark.parametrize("name", QUICK)
 def test_mutant_is_caught(name: str) -> None:
     """A rule that is broken on purpose fails a seed (E2, E9, N3, N4, R6, R7, S1, S6, S7, S11, X1)."""
     reports = (run_seed(seed, mutant=name) for seed in range(ENOUGH))
     caught = next(report for report in reports if not report.ok)
     assert f"seed {caught.seed}: " in caught.violation
+    assert MUTANTS[name].is_caught_by(caught.check), caught.check
 
 
 def test_mutant_is_gone_afterwards() -> None:

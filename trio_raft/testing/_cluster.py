@@ -311,7 +311,9 @@ class Cluster(Generic[CommandT, ResultT]):
 
     # ------------------------------------------------------------------------------------ waiting
 
-    async def until(self, condition: Callable[[], object], what: str, *, within: float = LEADER_SECONDS) -> None:
+    async def until(
+        self, condition: Callable[[], object], what: str, *, within: float = LEADER_SECONDS, check: str = ""
+    ) -> None:
         """Let virtual time pass until the condition holds.  Raises TooSlow after ``within`` seconds.
 
         Cancelled: no effect.
@@ -321,7 +323,7 @@ class Cluster(Generic[CommandT, ResultT]):
             while not condition():
                 await self.clock.sleep(POLL_SECONDS)
             return
-        raise self.too_slow(f"{what}: not within {within:g} virtual seconds")
+        raise self.too_slow(f"{what}: not within {within:g} virtual seconds", check=check)
 
     async def wait_leader(self, *, within: float = LEADER_SECONDS) -> Node[CommandT, ResultT]:
         """Wait for a leader that can serve, see ``leader``.  Raises TooSlow.  Cancelled: no effect."""
@@ -331,9 +333,9 @@ class Cluster(Generic[CommandT, ResultT]):
             raise AssertionError("a leader was found, and lost without any time passing")
         return leader
 
-    def too_slow(self, problem: str) -> TooSlow:
+    def too_slow(self, problem: str, *, check: str = "") -> TooSlow:
         """The error for a wait that ran out."""
-        return TooSlow(self.seed, f"{problem}. At {self.clock.now():.3f} s:\n{self.describe()}")
+        return TooSlow(self.seed, f"{problem}. At {self.clock.now():.3f} s:\n{self.describe()}", check=check)
 
     # ------------------------------------------------------------------------------------ clients, judging
 

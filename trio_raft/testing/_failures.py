@@ -11,10 +11,12 @@ from trio_raft._errors import RaftError, StateMachineError, error_text, leaves
 class SimulationFailed(AssertionError):
     """Something that must hold did not.  ``seed`` repeats the run."""
 
-    def __init__(self, seed: int | str, problem: str) -> None:
+    def __init__(self, seed: int | str, problem: str, *, check: str = "") -> None:
         super().__init__(f"seed {seed}: {problem}")
         self.seed = seed
         self.problem = problem
+        self.check = check or type(self).__name__
+        """What was judged: a name that is the same in each run, with the ids of rules in parentheses."""
         self.judged = True
         """False: a check came to no result, so nothing is known of the cluster."""
 
@@ -41,7 +43,7 @@ class NodeFailed(SimulationFailed):
             )
         else:
             problem = f"{node_id} failed, and no injected fault explains it: {error_text(error)}"
-        super().__init__(seed, problem)
+        super().__init__(seed, problem, check=f"No node fails without a reason: {type(error).__name__}")
         self.__cause__ = error
         # A slip in the code of whoever plays with it, a patch that fits no more, say, is no judgement of a rule.
         causes = [error, *leaves(error.__cause__ or error)]

@@ -34,6 +34,8 @@ AFTERMATH_HEARTBEAT_TIMEOUTS = 2.0
 CALM_ELECTION_TIMEOUTS = 4.0
 """Election timeouts for which the term must stand still."""
 
+SERVES = "A repaired cluster serves"
+
 AnyCluster = Cluster[Any, Any]
 AnyMember = Member[Any, Any]
 
@@ -68,7 +70,10 @@ async def _converge(cluster: AnyCluster) -> Node[Any, Any]:
     end = cluster.clock.now() + CONVERGE_SECONDS
     while not (_lost_majority(cluster) or converged()):
         if cluster.clock.now() >= end:
-            raise cluster.too_slow(f"the repaired cluster agrees: not within {CONVERGE_SECONDS:g} virtual seconds")
+            raise cluster.too_slow(
+                f"the repaired cluster agrees: not within {CONVERGE_SECONDS:g} virtual seconds",
+                check="A repaired cluster agrees",
+            )
         # An error of the disk may come to light only now: it happened in a call that took its time.
         down = [node_id for node_id in obliged(cluster) if cluster.members[node_id].life is None]
         if down:
@@ -136,11 +141,13 @@ async def _serve(cluster: AnyCluster, leader: Node[Any, Any]) -> None:
         lambda: all(server.state.last_applied >= entry.index for server in _participants(cluster)),
         f"a write at {entry.index} reaches every member",
         within=SERVE_SECONDS,
+        check=SERVES,
     )
     with cluster.clock.move_on_after(SERVE_SECONDS):
         await leader.barrier()
         return
-    raise cluster.too_slow(f"{leader.node_id} leads, but a read was not answered within {SERVE_SECONDS:g} s")
+    problem = f"{leader.node_id} leads, but a read was not answered within {SERVE_SECONDS:g} s"
+    raise cluster.too_slow(problem, check=SERVES)
 
 
 async def _stand_still(cluster: AnyCluster) -> None:
@@ -150,5 +157,7 @@ async def _stand_still(cluster: AnyCluster) -> None:
     after = {server.node_id: (server.state.leader, server.state.current_term) for server in _participants(cluster)}
     if after != before:
         raise InvariantViolation(
-            cluster.seed, f"the repaired cluster does not come to rest: (leader, term) were {before} and became {after}"
+            cluster.seed,
+            f"the repaired cluster does not come to rest: (leader, term) were {before} and became {after}",
+            check="A repaired cluster comes to rest (E5)",
         )

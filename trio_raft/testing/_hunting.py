@@ -2,8 +2,9 @@
 
 Seeds are run against each mutant, in order, until one fails.  A failure alone proves nothing: the kit may be at fault,
 or the code as it ships.  So whoever fails is run again without the mutant.  A mutant is *caught* by a seed only if that
-control passes, and if the failure is a judgement of the cluster, not an error of the kit; otherwise the hunt goes on,
-and a control that failed is reported, since it is a finding of its own.
+control passes, and if the failure is a judgement of the cluster, not an error of the kit, by a check of the rule that
+the mutant breaks, or by one that its entry names.  Otherwise the hunt goes on; what another check noticed is shown as
+*caught otherwise*, and a control that failed is reported, since it is a finding of its own.
 
 House rule: a control is the same run in everything but the mutant.
 """
@@ -29,15 +30,23 @@ class Hunt:
     """Caught, or out of seeds."""
     caught: str = ""
     """The violation that gave it away."""
+    check: str = ""
+    """The check that found it."""
     caught_by: int | None = None
     unproved: list[str] = attrs.field(factory=list[str])
     """Failures that do not count."""
+    otherwise: list[str] = attrs.field(factory=list[str])
+    """Checks of other rules that failed; they do not count either."""
 
     def line(self) -> str:
         """Of the table."""
         mutant = MUTANTS[self.name]
         result = f"seed {self.caught_by}" if self.caught_by is not None else "SURVIVED" if self.over else "open"
-        how = self.caught or (f"not counted: {self.unproved[-1]}" if self.unproved else "")
+        how = self.check
+        if not how and self.otherwise:
+            how = f"caught otherwise: {'; '.join(dict.fromkeys(self.otherwise))}"
+        elif not how and self.unproved:
+            how = f"not counted: {self.unproved[-1]}"
         how = how.partition("\n")[0][:100]
         return f"{self.name:<44} {mutant.rule:<8} {self.seeds:>5}  {result:<10} {how}"
 
@@ -85,8 +94,10 @@ class Hunts:
                 hunt.unproved.append(f"no judgement: {report.violation}")
             elif not self.controls[seed].ok:
                 hunt.unproved.append(f"without the mutant too: {report.violation}")
+            elif not MUTANTS[hunt.name].is_caught_by(report.check):
+                hunt.otherwise.append(f"{report.check} (seed {seed})")
             else:
-                hunt.caught_by, hunt.caught = seed, report.violation
+                hunt.caught_by, hunt.caught, hunt.check = seed, report.violation, report.check
                 break
         hunt.over = True
         if hunt.caught_by is not None:

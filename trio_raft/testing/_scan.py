@@ -29,6 +29,8 @@ from trio_raft.testing._states import Replay, has_equality, same_state
 WHOLE_LOG = 1 << 40
 """More bytes than any log has: read all of it."""
 
+CHECK = "Every disk holds what is committed (S1, S6, S8)"
+
 AnyCluster = Cluster[Any, Any]
 AnyMember = Member[Any, Any]
 
@@ -167,4 +169,4 @@ def _was_captured(cluster: AnyCluster, store: SnapshotStore, snapshot: StoredSna
 
 
 def _fail(cluster: AnyCluster, problem: str) -> NoReturn:
-    raise InvariantViolation(cluster.seed, problem)
+    raise InvariantViolation(cluster.seed, problem, check=CHECK)

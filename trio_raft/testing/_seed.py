@@ -42,6 +42,8 @@ STRIKES = NODE_FAULTS | LINK_FAULTS | DISK_FAULTS | SNAPSHOT_FAULTS
 SEARCH_STEPS = 300_000
 """Of the check of the history; a count, not a time, so that every machine comes to the same verdict."""
 
+LINEARIZABLE = "What clients saw is linearizable (Q1, Q3, Q4)"
+
 FINAL_READ_SECONDS = 30.0
 """Virtual seconds for each read of the healed cluster."""
 
@@ -64,6 +66,8 @@ class SeedReport:
     virtual_seconds: float
     counts: Mapping[str, int]
     """Faults by kind (``fault: …``), and what came of them."""
+    check: str = ""
+    """Which check found that; empty if none did."""
     trace: tuple[str, ...] = ()
     """The last lines of a failed run; all lines if they were asked for."""
 
@@ -100,6 +104,7 @@ def run_seed(
         trace_hash=watched.trace.digest(),
         virtual_seconds=watched.virtual_seconds,
         counts=dict(sorted(watched.counter.counts.items())),
+        check=failure.check if isinstance(failure, SimulationFailed) else "",
         trace=tuple(lines) if trace or not ok else (),
     )
 
@@ -181,7 +186,9 @@ class _Run:
         for node_id, shelf in shelves.items():
             if shelf != first:
                 problem = f"{first_id} and {node_id} have applied the same entries, but their states differ"
-                raise SimulationFailed(self.plan.seed, problem)
+                raise SimulationFailed(
+                    self.plan.seed, problem, check="All members come to the same state (State Machine Safety, S8)"
+                )
 
     def _check_history(self, cluster: Cluster[Any, Any]) -> None:
         self.trace.note("kit", "the clients' history:\n" + cluster.history.describe())
@@ -190,7 +197,8 @@ class _Run:
         )
         self.counter.add("operations judged", len(cluster.history))
         if not verdict:
-            failure = SimulationFailed(self.plan.seed, f"the history is {verdict.outcome}: {verdict.explanation}")
+            problem = f"the history is {verdict.outcome}: {verdict.explanation}"
+            failure = SimulationFailed(self.plan.seed, problem, check=LINEARIZABLE)
             failure.judged = verdict.outcome != "unknown"
             raise failure
 

@@ -74,7 +74,7 @@ class Verdict:
     def raise_if_violated(self) -> None:
         """Raises InvariantViolation, with the seed, if there was one."""
         if self.violation is not None:
-            failure = InvariantViolation(self._seed, str(self.violation))
+            failure = InvariantViolation(self._seed, str(self.violation), check=self.violation.rule)
             failure.judged = self.violation.judged
             raise failure
 

@@ -14,6 +14,7 @@ from typing import Any
 import attrs
 
 from trio_raft._records import EntryKind
+from trio_raft._snapshot_events import SnapshotIgnored
 from trio_raft.abc import SavedState, SnapshotPoint, StoredSnapshot
 from trio_raft.testing._past import CapturedState, Slot
 from trio_raft.testing._watch import Watch
@@ -62,8 +63,20 @@ class SnapshotChecks:
             watch.slots = self._past.committed[: slot.index + 1]
         watch.commit_index = max(watch.commit_index, slot.index)
         self._note(f"installs the snapshot up to {slot}, {'keeping' if keep else 'discarding'} its log")
+        self._check_whole()
         self._check_durable(slot.index, "it is installed")
         self._count_installs(slot)
+
+    def _check_whole(self) -> None:
+        """A transfer is checked before its bytes have a name."""
+        self._watch.image.refresh()
+        for name in self._watch.image.damaged_snapshots:
+            if not self._watch.explained(SnapshotIgnored(name, "damaged")):
+                self._fail(
+                    "What was received is whole, or it is not installed (N5)",
+                    expected="bytes of one snapshot under each finished name",
+                    seen=f"{name} is not whole",
+                )
 
     def _count_installs(self, slot: Slot) -> None:
         term, count = self._installs

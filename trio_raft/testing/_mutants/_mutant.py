@@ -1,6 +1,11 @@
-"""What a mutant is, and how it is made: one attribute of the package, replaced for the time of a block."""
+"""What a mutant is, and how it is made: one attribute of the package, replaced for the time of a block.
 
-from collections.abc import Callable, Iterator
+A mutant that fails a run has shown something only if it was noticed as what it is.  So the check that failed has to be
+one of the broken rule, or one that the mutant's entry names, with the reason why it is the right one to notice this.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -18,13 +23,34 @@ class Mutant:
     """The mistake, in a sentence."""
     applied: Callable[[], AbstractContextManager[None]]
     """Patches the package for as long as the block lasts."""
+    also: Mapping[str, str] = attrs.field(factory=dict[str, str])
+    """What else notices it: the id of a rule, or the beginning of a check's name → why it does."""
+
+    def is_caught_by(self, check: str) -> bool:
+        """Is this the check of a rule that the mutant breaks?"""
+        rules = rules_of(check)
+        return self.rule in rules or any(key in rules or check.startswith(key) for key in self.also)
+
+
+def rules_of(check: str) -> list[str]:
+    """The ids of the rules in a check's name."""
+    return re.findall(r"\b[A-Z]\d+\b", check)
 
 
 Patch = Callable[[Any], Any]
 """Makes the faulty function from the sound one."""
 
 
-def mutant(name: str, rule: str, story: str, target: object, attribute: str, patch: Patch) -> Mutant:
+def mutant(
+    name: str,
+    rule: str,
+    story: str,
+    target: object,
+    attribute: str,
+    patch: Patch,
+    *,
+    also: Mapping[str, str] | None = None,
+) -> Mutant:
     @contextmanager
     def applied() -> Iterator[None]:
         sound = getattr(target, attribute)
@@ -34,7 +60,7 @@ def mutant(name: str, rule: str, story: str, target: object, attribute: str, pat
         finally:
             setattr(target, attribute, sound)
 
-    return Mutant(name, rule, story, applied)
+    return Mutant(name, rule, story, applied, also or {})
 
 
 def replaced(faulty: object) -> Patch:

@@ -7,12 +7,13 @@ from typing import Any
 import attrs
 
 from trio_raft._apply import Applier
+from trio_raft._errors import RaftError, SnapshotCorrupt
 from trio_raft._messages import InstallSnapshot, InstallSnapshotReply, ServerId, SnapshotStatus
 from trio_raft._receiving import SnapshotService
 from trio_raft._records import LogIndex, Term
 from trio_raft._rules import install_snapshot
 from trio_raft._rules.configuration import Configuration
-from trio_raft._rules.install_snapshot import Installed
+from trio_raft._rules.install_snapshot import Installed, Verdict
 from trio_raft._rules.log import Log
 from trio_raft._rules.progress import Progress
 from trio_raft._rules.state import State
@@ -23,7 +24,8 @@ from trio_raft._storage.format import NO_VOTE
 from trio_raft._storage.old_segments import OldSegments
 from trio_raft._storage.reconcile import Reconciled
 from trio_raft._storage.recovery import _Scanner  # pyright: ignore[reportPrivateUsage]
-from trio_raft._storage.snapshot_files import GrowingFile, newest_first
+from trio_raft._storage.snapshot_files import GrowingFile, newest_first, snapshot_path
+from trio_raft._storage.snapshots import _Receiver  # pyright: ignore[reportPrivateUsage]
 from trio_raft._taking import Snapshotter
 from trio_raft.abc import SnapshotMeta, SnapshotPoint, StoredSnapshot
 from trio_raft.testing._mutants._mutant import Mutant, mutant, replaced
@@ -141,6 +143,79 @@ def _restore_in_memory_only(sound: Any) -> Any:
     return install
 
 
+def _take_anyway(sound: Any) -> Any:
+    def accept(state: State, request: InstallSnapshot) -> Verdict:
+        sound(state, request)
+        return Verdict.TAKE
+
+    return accept
+
+
+def _install_anyway(sound: Any) -> Any:
+    def install(state: State, *, index: LogIndex, term: Term, configuration: Configuration) -> Installed | None:
+        installed: Installed | None = sound(state, index=index, term=term, configuration=configuration)
+        return installed or Installed(kept=True)
+
+    return install
+
+
+@contextmanager
+def _not_asking_what_is_there() -> Iterator[None]:
+    """Neither as the offer comes, nor as the last byte does, nor in the step in which the log gives way."""
+    with (
+        mutant("", "", "", install_snapshot, "accept", _take_anyway).applied(),
+        mutant("", "", "", install_snapshot, "install", _install_anyway).applied(),
+        mutant("", "", "", SnapshotService, "_is_covered", replaced(_never_covered)).applied(),
+    ):
+        yield
+
+
+def _never_covered(_: SnapshotService) -> bool:
+    return False
+
+
+def _go_on_with_another(sound: Any) -> Any:
+    """What has arrived is taken for the beginning of whatever is offered next."""
+
+    async def take(self: SnapshotService, request: InstallSnapshot, key: Any) -> InstallSnapshotReply:
+        if self._receiver is not None:  # pyright: ignore[reportPrivateUsage]
+            self._key = key  # pyright: ignore[reportPrivateUsage]
+        reply: InstallSnapshotReply = await sound(self, request, key)
+        return reply
+
+    return take
+
+
+def _write_unchecked(self: _Receiver, data: bytes) -> None:
+    if self._problem is None:  # pyright: ignore[reportPrivateUsage]
+        try:
+            self._check(data)  # pyright: ignore[reportPrivateUsage]
+        except RaftError as error:
+            self._problem = error  # pyright: ignore[reportPrivateUsage]
+    self._file.put(data)  # pyright: ignore[reportPrivateUsage]
+    self._received += len(data)  # pyright: ignore[reportPrivateUsage]
+
+
+def _finish_unchecked(self: _Receiver) -> StoredSnapshot:
+    meta = self._parser.meta  # pyright: ignore[reportPrivateUsage]
+    if meta is None:
+        raise SnapshotCorrupt(self._file.path, offset=0, problem="not even a header has come")  # pyright: ignore[reportPrivateUsage]
+    path = snapshot_path(self._file.path.parent, meta.point)  # pyright: ignore[reportPrivateUsage]
+    snapshot = StoredSnapshot(meta, self._received, self._digest, str(path))  # pyright: ignore[reportPrivateUsage]
+    self._publish(self._file, snapshot)  # pyright: ignore[reportPrivateUsage]
+    return snapshot
+
+
+@contextmanager
+def _bytes_believed() -> Iterator[None]:
+    with (
+        mutant("", "", "", SnapshotService, "_take", _go_on_with_another).applied(),
+        mutant("", "", "", _Receiver, "write", replaced(_write_unchecked)).applied(),
+        mutant("", "", "", _Receiver, "finish", replaced(_finish_unchecked)).applied(),
+    ):
+        yield
+
+
 # ------------------------------------------------------------------------------------ cutting, recovering
 
 
@@ -234,6 +309,18 @@ SNAPSHOTS = (
         install_snapshot,
         "install",
         _keep_a_conflicting_log,
+    ),
+    Mutant(
+        "installed-again",
+        "N2",
+        "a snapshot is taken and installed though all that it covers is committed here",
+        _not_asking_what_is_there,
+    ),
+    Mutant(
+        "transfers-mixed",
+        "N5",
+        "a transfer goes on with the bytes of another, and nothing is compared at its end",
+        _bytes_believed,
     ),
     mutant(
         "installed-before-durable",
