@@ -136,7 +136,8 @@ def save_snapshot(
 def inspect_log(directory: Path | str, *, verify: bool = False, progress: Progress = no_progress) -> LogReport:
     """Look into the log of a data directory; ``verify`` checks each record against its own checksum too.  Reads only.
 
-    Raises DirectoryInUse (a node has it open); LogCorrupt, with file, offset and index; IncompatibleVersion;
+    Raises DirectoryInUse (a node has it open); LogCorrupt, with file, offset and index; SnapshotCorrupt, with file and
+    offset, if the log needs a snapshot that is damaged; IncompatibleVersion;
     DirectoryMismatch (its files belong to different nodes); StorageError; ConfigurationError (there is no log).
     """
     with open_log(OsFiles(), absolute(directory), progress=progress) as log:

@@ -134,6 +134,21 @@ def test_snapshot_verify_of_damage(directory: Path, capsys: Captured) -> None:
     assert (error["type"], error["path"]) == ("SnapshotCorrupt", str(path))
 
 
+def test_damaged_snapshot_that_the_log_does_not_need(directory: Path, tmp_path: Path, capsys: Captured) -> None:
+    """It is shown beside the log, which is whole; where no snapshot is whole, each damage is told once."""
+    path = Path(add_snapshot(directory, 9, 2, b"newest").name)
+    flip(path, 20)
+    damage = f"snapshot {path} is damaged at byte 0: the header's checksum is wrong"
+    out, _ = run_text(capsys, "log", "inspect", directory)
+    assert f"  DAMAGED, and not needed by the log: {damage}\n" in out
+    assert run_json(capsys, "log", "inspect", directory)["log"]["damaged_snapshots"][0]["type"] == "SnapshotCorrupt"
+    for other in directory.glob("*.snapshot"):
+        if other != path:
+            other.unlink()
+    _, err = run_text(capsys, "snapshot", "save", directory, tmp_path / "saved", status=1)
+    assert err == f"error: {directory} holds no whole snapshot; {damage}. Nothing was changed.\n"
+
+
 def test_snapshot_save_and_restore(directory: Path, tmp_path: Path, capsys: Captured) -> None:
     """A snapshot is copied out, refused where it would replace something, and makes a new cluster."""
     saved = tmp_path / "saved"
@@ -181,7 +196,9 @@ def test_recover_with_nothing_whole(directory: Path, capsys: Captured) -> None:
     flip(segment_path(directory, 1), 2 * SECTOR_BYTES + 100)
     out, err = run_text(capsys, "recover", directory, status=1)
     assert "DAMAGED" in out
-    assert err.startswith("error: none of these directories can be recovered from")
+    damaged = f"{segment_path(directory, 1)} is damaged at byte 1024, near log index 1: batch 3 is damaged"
+    assert err.startswith(f"error: none of these directories can be recovered from. {directory}: {damaged}")
+    assert err.endswith("No crash leaves this behind. Nothing was changed.\n")
     result = run_json(capsys, "recover", directory, status=1)
     assert result["error"]["type"] == "RecoveryRefused"
     assert result["survivors"][0]["damage"]["type"] == "LogCorrupt"
@@ -199,6 +216,8 @@ def test_recover_writes_when_the_loss_is_accepted(directory: Path, tmp_path: Pat
     other = ("--to", tmp_path / "newer", "--node-id", "n9", "--cluster-id", "newer")
     out, _ = run_text(capsys, "recover", directory, *other, "--accept-data-loss", "--survivor", directory)
     assert f"recovered from {directory}" in out
+    assert "Start n9 on it with these settings; HOST:PORT is where it is to be reached:" in out
+    assert '  members = { n9 = "HOST:PORT" }' in out
 
 
 # ------------------------------------------------------------------------------------ usage, statuses, progress
@@ -229,7 +248,7 @@ def test_usage(arguments: list[str], capsys: Captured) -> None:
     [
         (["log", "inspect", "missing"], "does not exist"),
         (["snapshot", "inspect", "missing"], "does not exist"),
-        (["recover", "missing"], "does not exist"),
+        (["recover", "missing"], "does not exist; name the directories that survived, only these"),
         (["log", "inspect", "."], "holds no log"),
         (["snapshot", "inspect", "."], "is no node's data directory: it holds neither a log nor a snapshot"),
         (["snapshot", "verify", "."], "is no node's data directory"),

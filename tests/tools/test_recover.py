@@ -391,7 +391,9 @@ def test_recover_refuses_what_is_damaged(place: Place) -> None:
     """With nothing whole to recover from, nothing is made; a damaged survivor cannot be chosen either."""
     directory = simple_directory(place.root / "old1")
     flip(segment_path(directory, 1), 2 * SECTOR_BYTES + 100)
-    place.check_refused(RecoveryRefused, "each is damaged")
+    place.check_refused(
+        RecoveryRefused, "none of these directories can be recovered from. .*segment is damaged at byte 1024"
+    )
     simple_directory(place.root / "old2")
     with pytest.raises(RecoveryRefused, match="cannot be recovered from"):
         place.recover(survivor=directory)
@@ -411,7 +413,7 @@ def test_recover_refuses_a_newer_format(place: Place, monkeypatch: pytest.Monkey
 
 
 def test_recover_refuses_a_snapshot_that_is_missing(place: Place) -> None:
-    """A log that begins above its only whole snapshot has a gap, and is damaged (N4)."""
+    """A log that begins above its only whole snapshot has a gap; what is to be mended is the damaged one (N4)."""
     directory = make_directory(place.root / "old1", start_of(1), [commands(1, 9, term=1)])
     newest = add_snapshot(directory, 50, 2)
     store = FileLogStore(directory, segment_bytes=SEGMENT_BYTES, files=FILES)
@@ -421,7 +423,14 @@ def test_recover_refuses_a_snapshot_that_is_missing(place: Place) -> None:
     add_snapshot(directory, 6, 1)
     flip(Path(newest.name), 100)
     [survivor] = recovery.survey(place.old).survivors
-    assert isinstance(survivor.damage, LogCorrupt)
+    assert isinstance(survivor.damage, SnapshotCorrupt)
+    assert (survivor.damage.path, survivor.damage.offset) == (Path(newest.name), 0)
+    with pytest.raises(SnapshotCorrupt, match="header's checksum is wrong"):
+        recovery.inspect_log(directory)
+    # With the log damaged as well, it is no longer the snapshot alone.
+    flip(segment_path(directory, 1), 2 * SECTOR_BYTES + 100)
+    with pytest.raises(LogCorrupt):
+        recovery.inspect_log(directory)
     place.check_refused(RecoveryRefused, "none of these directories")
 
 

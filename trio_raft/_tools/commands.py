@@ -12,7 +12,7 @@ from trio_raft._errors import ConfigurationError, RecoveryRefused
 from trio_raft._records import Entry
 from trio_raft._storage.files import OsFiles
 from trio_raft._tools.console import Bar, say, say_json
-from trio_raft._tools.directories import is_directory
+from trio_raft._tools.directories import is_directory, is_there
 from trio_raft._tools.log import open_log
 from trio_raft._tools.rebuild import LOSS, NOT_IN_SNAPSHOT, Target, recover_to, restore_to
 from trio_raft._tools.snapshots import inspect_snapshot, inspect_snapshots, save_newest
@@ -120,6 +120,9 @@ def snapshot_restore(options: argparse.Namespace) -> int:
 
 def recover(options: argparse.Namespace) -> int:
     """``recover``: a dry run, unless there is a place to write to."""
+    for directory in options.directories:
+        if not is_there(FILES, directory):
+            raise ConfigurationError("", f"{directory} does not exist; name the directories that survived, only these")
     if options.to is None:
         for name in ("node_id", "cluster_id", "address", "accept_data_loss", "survivor"):
             if getattr(options, name):

@@ -70,6 +70,17 @@ def names_of_node(files: Files, directory: Path) -> list[str]:
     return names
 
 
+def is_there(files: Files, directory: Path) -> bool:
+    """Is there anything of that name?"""
+    try:
+        files.list_directory(directory)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def is_directory(files: Files, path: Path) -> bool:
     """Or is it a file?  Raises ConfigurationError if it is neither, or cannot be read."""
     try:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import attrs
 
-from trio_raft._errors import LogCorrupt
+from trio_raft._errors import LogCorrupt, RaftError, SnapshotCorrupt
 from trio_raft._messages import Incarnation, ServerId
 from trio_raft._records import ENTRY_KINDS, BadRecord, Entry, LogIndex, Term, decode_entries
 from trio_raft._storage.files import Files, OfflineFiles
@@ -27,9 +27,10 @@ from trio_raft._storage.found import Found, FoundSegment, settle
 from trio_raft._storage.reading import plan_entries, read_entries
 from trio_raft._storage.recovery import after_last_gap, scan
 from trio_raft._storage.segments import segment_path
+from trio_raft._storage.snapshot_files import point_of
 from trio_raft._tools.directories import NOBODY, Progress, held, no_progress, read_file, segments_in
 from trio_raft._tools.snapshots import newest_whole
-from trio_raft.abc import SnapshotPoint, StoreIdentity
+from trio_raft.abc import SnapshotPoint, StoredSnapshot, StoreIdentity
 
 READ_BYTES = 4 << 20
 """Of entries, at a time."""
@@ -98,6 +99,8 @@ class LogReport:
     """All of them durably agreed on these."""
     snapshot: SnapshotPoint | None
     """Of the newest whole snapshot beside the log, which says from where on the log counts."""
+    damaged_snapshots: tuple[RaftError, ...]
+    """What is wrong with those newer than it; the log does not need them."""
     superseded: bool
     """Nothing of the log counts: the snapshot reaches beyond it, or conflicts with it at its last index (N1)."""
     segments: tuple[SegmentReport, ...]
@@ -121,6 +124,8 @@ class OpenLog:
         """
         self.directory = directory
         self.snapshot = snapshot
+        self.damaged_snapshots: tuple[RaftError, ...] = ()
+        """What is wrong with those newer than it."""
         self._files = files
         numbers = segments_in(files, directory)
         if snapshot:
@@ -184,6 +189,7 @@ class OpenLog:
             members=dict(state.bootstrap.incarnations) if state.bootstrap else {},
             members_confirmed=state.bootstrap is not None and state.bootstrap.done,
             snapshot=self.snapshot,
+            damaged_snapshots=self.damaged_snapshots,
             superseded=self.superseded,
             segments=tuple(map(self._segment, found.segments)),
             unused=tuple(segment_path(self.directory, number).name for number in found.unused),
@@ -232,15 +238,48 @@ class _Told(list[int]):
 def open_log(files: OfflineFiles, directory: Path, *, progress: Progress = no_progress) -> Iterator[OpenLog]:
     """Hold a data directory and read its log beside its newest whole snapshot.
 
-    Raises DirectoryInUse, LogCorrupt, IncompatibleVersion, DirectoryMismatch, StorageError; ConfigurationError: there
-    is no log.
+    Raises DirectoryInUse, LogCorrupt, SnapshotCorrupt, IncompatibleVersion, DirectoryMismatch, StorageError;
+    ConfigurationError: there is no log.
     """
     with held(files, directory) as check:
         segments_in(files, directory)
-        snapshot, _ = newest_whole(files, directory, progress=progress)
-        log = OpenLog(files, directory, snapshot=snapshot.point if snapshot else None, progress=progress)
+        snapshot, damaged = newest_whole(files, directory, progress=progress)
+        log = open_beside(files, directory, snapshot, damaged, progress=progress)
         check()
         yield log
+
+
+def open_beside(
+    files: Files,
+    directory: Path,
+    snapshot: StoredSnapshot | None,
+    damaged: tuple[RaftError, ...],
+    *,
+    progress: Progress = no_progress,
+) -> OpenLog:
+    """Read and judge the log beside its newest whole snapshot; ``damaged`` is what is wrong with the newer ones.
+
+    Raises as OpenLog does, but SnapshotCorrupt where the log only lacks what a damaged snapshot holds: then that is the
+    one to mend.
+    """
+    try:
+        log = OpenLog(files, directory, snapshot=snapshot.point if snapshot else None, progress=progress)
+    except LogCorrupt as error:
+        for damage in damaged:
+            point = point_of(damage.path.name) if isinstance(damage, SnapshotCorrupt) else None
+            if point is not None and _is_whole_beside(files, directory, point):
+                raise damage from error
+        raise
+    log.damaged_snapshots = damaged
+    return log
+
+
+def _is_whole_beside(files: Files, directory: Path, point: SnapshotPoint) -> bool:
+    try:
+        OpenLog(files, directory, snapshot=point)
+    except LogCorrupt:
+        return False
+    return True
 
 
 def _check_records(segment: FoundSegment, data: bytes) -> int:

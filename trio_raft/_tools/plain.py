@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import attrs
 
-from trio_raft._errors import DirectoryMismatch, RaftError, StorageError, StorageFull
+from trio_raft._errors import DirectoryMismatch, LogCorrupt, RaftError, SnapshotCorrupt, StorageError, StorageFull
 
 
 def plain(value: object) -> Any:
@@ -34,7 +34,13 @@ def error_line(error: RaftError) -> str:
         case StorageError():
             return f"{error.operation} of {error.path} failed: {error.problem}"
         case StorageFull():
-            return f"the file system of {error.path} has no room for another {error.needed} bytes"
+            problem = f"the file system of {error.path} has no room for another {error.needed} bytes"
+            return f"{problem}; free space, then try again"
+        case LogCorrupt():
+            where = f"{error.path} is damaged at byte {error.offset}, near log index {error.index}"
+            return f"{where}: {error.problem}. No crash leaves this behind"
+        case SnapshotCorrupt():
+            return f"snapshot {error.path} is damaged at byte {error.offset}: {error.problem}"
         case DirectoryMismatch():
             return f"{error.path} belongs to {error.field} {error.found!r}, what stands beside it to {error.expected!r}"
         case _:

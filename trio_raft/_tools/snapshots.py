@@ -38,6 +38,7 @@ from trio_raft._storage.snapshot_format import HEADER
 from trio_raft._storage.snapshot_parsing import SnapshotParser
 from trio_raft._tools.directories import Progress, is_in_use, names_of_node, no_progress
 from trio_raft._tools.making import refuse_if_there
+from trio_raft._tools.plain import error_line
 from trio_raft.abc import SnapshotMeta, SnapshotPoint, StoredSnapshot
 
 READING = "reading the snapshot"
@@ -233,7 +234,7 @@ def save_newest(
     refuse_if_there(files, to, replace=replace)
     newest, damaged = newest_whole(files, directory, progress=progress)
     if newest is None:
-        raise RecoveryRefused("; ".join([f"{directory} holds no whole snapshot", *map(str, damaged)]))
+        raise RecoveryRefused("; ".join([f"{directory} holds no whole snapshot", *map(error_line, damaged)]))
     source = Path(newest.name)
     # Under a third name first: a copy never takes the place of anything, renaming does.
     copied = to.with_name(f"{to.name}.new")

@@ -20,6 +20,7 @@ from trio_raft._errors import (
     LogCorrupt,
     RaftError,
     RecoveryRefused,
+    SnapshotCorrupt,
     StorageError,
 )
 from trio_raft._messages import Incarnation, ServerId
@@ -27,7 +28,8 @@ from trio_raft._records import LogIndex, Term
 from trio_raft._storage.files import Files, OfflineFiles
 from trio_raft._storage.format import NO_VOTE, Description
 from trio_raft._tools.directories import Progress, descriptions_in, held, identity_of, no_progress, segments_in
-from trio_raft._tools.log import OpenLog
+from trio_raft._tools.log import OpenLog, open_beside
+from trio_raft._tools.plain import error_line
 from trio_raft._tools.snapshots import SnapshotReport, newest_whole, report_of
 from trio_raft.abc import SaveVote, SnapshotPoint, StoredSnapshot
 
@@ -55,7 +57,8 @@ class Survivor:
     damaged_snapshots: tuple[RaftError, ...]
     """What is wrong with those newer than it."""
     damage: RaftError | None
-    """Why it cannot be used: LogCorrupt, IncompatibleVersion, DirectoryMismatch, StorageError; None: it can."""
+    """Why it cannot be used: LogCorrupt, SnapshotCorrupt (the log needs that one), IncompatibleVersion,
+    DirectoryMismatch, StorageError; None: it can."""
 
     @property
     def freshness(self) -> tuple[Term, LogIndex, LogIndex]:
@@ -92,7 +95,11 @@ def propose(survey: Survey) -> Survivor:
         )
     whole = [each for each in survey.survivors if each.damage is None and each.last != NOTHING]
     if not whole:
-        raise RecoveryRefused("none of these directories can be recovered from: each is damaged, or holds no entry")
+        reasons = (
+            f"{each.directory}: {error_line(each.damage) if each.damage else 'it holds no entry'}"
+            for each in survey.survivors
+        )
+        raise RecoveryRefused(f"none of these directories can be recovered from. {'. '.join(reasons)}")
     return max(whole, key=lambda each: each.freshness)
 
 
@@ -139,8 +146,8 @@ def look_into(files: Files, directory: Path, progress: Progress) -> Opened:
         descriptions = descriptions_in(files, directory, numbers)
         cluster_id = identity_of(descriptions).cluster_id or None
         snapshot, damaged = newest_whole(files, directory, cluster_id=cluster_id, progress=progress)
-        log = OpenLog(files, directory, snapshot=snapshot.point if snapshot else None, progress=progress)
-    except (LogCorrupt, IncompatibleVersion, DirectoryMismatch, StorageError) as error:
+        log = open_beside(files, directory, snapshot, damaged, progress=progress)
+    except (LogCorrupt, IncompatibleVersion, DirectoryMismatch, SnapshotCorrupt, StorageError) as error:
         damage = error
     identity = identity_of(descriptions)
     vote = log.found.state.vote if log else max((each.vote for each in descriptions), key=_term_of, default=NO_VOTE)

@@ -50,6 +50,8 @@ def log_lines(report: LogReport) -> Iterator[str]:
     confirmed = "all of them agreed on these" if report.members_confirmed else "not yet agreed on by all of them"
     yield f"  members      {members_text(report.members)}; {confirmed}"
     yield f"  snapshot     {point_text(report.snapshot) if report.snapshot else 'none that is whole'}"
+    for error in report.damaged_snapshots:
+        yield f"  DAMAGED, and not needed by the log: {error_line(error)}"
     for segment in report.segments:
         yield f"  {segment.file}  {_segment_text(segment)}"
     for name in report.unused:
@@ -161,7 +163,8 @@ def created_lines(created: NewCluster) -> Iterator[str]:
     yield f"  last entry   {point_text(created.last)}"
     if created.snapshot:
         yield f"  snapshot     up to {created.snapshot.index} of term {created.snapshot.term}"
-    yield f"Start {created.node_id} on it with these settings, and clients' addresses as they are to be:"
+    place = "" if created.address else "; HOST:PORT is where it is to be reached"
+    yield f"Start {created.node_id} on it with these settings{place}:"
     yield f'  node_id = "{created.node_id}"'
     yield f'  cluster_id = "{created.cluster_id}"'
     yield f'  data_directory = "{created.directory}"'
