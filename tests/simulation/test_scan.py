@@ -73,6 +73,25 @@ async def test_scan_finds_a_snapshot_of_what_was_not_committed() -> None:
             scan(cluster, cluster.ids)
 
 
+@simulated
+async def test_scan_of_a_damaged_disk() -> None:
+    """A bit that was flipped on purpose, and never read, excuses its disk; other damage is found there (S3)."""
+    async with running_cluster(Remembered, SMALL) as cluster:
+        await write(cluster, 30)
+        disk = cluster.disks["n2"]
+        disk.flip_bit(next(path for path in disk.paths() if path.suffix == ".segment"), position=700)
+    with pytest.raises(
+        InvariantViolation, match="a start on the disk of n2 would fail, and no flipped bit explains it"
+    ):
+        async with running_cluster(Remembered, SMALL) as cluster:
+            await write(cluster, 30)
+            disk = cluster.disks["n2"]
+            path = next(path for path in disk.paths() if path.suffix == ".segment")
+            content = bytearray(disk.contents(path))
+            content[700] ^= 1
+            disk.overwrite(path, bytes(content))
+
+
 class Forgetful(Remembered):
     """Restores everything but the number of its commands."""
 

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import attrs
 
 from trio_raft._apply import restore_machine
-from trio_raft._errors import RaftError, error_text
+from trio_raft._errors import LogCorrupt, RaftError, SnapshotCorrupt, error_text
 from trio_raft._messages import Incarnation, ServerId
 from trio_raft._records import Entry, EntryKind
 from trio_raft.abc import Recovered, SnapshotPoint, SnapshotStore, StoredSnapshot, StoreIdentity
@@ -47,8 +47,12 @@ class Remains:
 
 
 def scan(cluster: AnyCluster, ids: Sequence[str]) -> None:
-    """Compare what these members' disks would leave.  Raises InvariantViolation."""
-    remains = {node_id: _read_disk(cluster, cluster.members[node_id]) for node_id in ids}
+    """Compare what these members' disks would leave.  Raises InvariantViolation.
+
+    A disk on which a bit was flipped that nobody has read since has nothing to say.
+    """
+    found = {node_id: _read_disk(cluster, cluster.members[node_id]) for node_id in ids}
+    remains = {node_id: each for node_id, each in found.items() if each is not None}
     _compare_logs(cluster, {node_id: each.log for node_id, each in remains.items()})
     for node_id, each in remains.items():
         _check_base(cluster, node_id, each)
@@ -56,19 +60,33 @@ def scan(cluster: AnyCluster, ids: Sequence[str]) -> None:
     _check_states(cluster, remains)
 
 
-def _read_disk(cluster: AnyCluster, member: AnyMember) -> Remains:
+def _read_disk(cluster: AnyCluster, member: AnyMember) -> Remains | None:
+    try:
+        return _start_on_copy(member)
+    except RaftError as error:
+        if isinstance(error, LogCorrupt | SnapshotCorrupt) and flip_explains(member, error):
+            return None
+        problem = f"a start on the disk of {member.id} would fail, and no flipped bit explains it: {error}"
+        raise InvariantViolation(cluster.seed, problem, check=CHECK) from error
+
+
+def _start_on_copy(member: AnyMember) -> Remains:
+    """Raises whatever a start would."""
     disk: SimDisk = member.disk.snapshot()
     store, snapshots = member.store(disk), member.snapshot_store(disk)
     identity = StoreIdentity(member.cluster_id, ServerId(member.id), Incarnation("scan"))
     found = snapshots.open(identity)
     for damage in found.damaged:
         if not flip_explains(member, damage):
-            _fail(
-                cluster, f"the disk of {member.id} holds a snapshot that is not whole, and nobody flipped it: {damage}"
-            )
-    recovered: Recovered = store.open(
-        identity, memory_bytes=WHOLE_LOG, snapshot=found.newest.point if found.newest is not None else None
-    )
+            raise damage
+    newest = found.newest.point if found.newest is not None else None
+    try:
+        recovered: Recovered = store.open(identity, memory_bytes=WHOLE_LOG, snapshot=newest)
+    except LogCorrupt:
+        if found.damaged:
+            # The log may be whole, and only lack what that one held.
+            raise found.damaged[0] from None
+        raise
     store.close()
     return Remains(log=recovered, snapshot=found.newest, store=snapshots)
 
