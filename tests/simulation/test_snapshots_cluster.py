@@ -4,6 +4,7 @@ import errno
 from collections.abc import Iterator
 
 import attrs
+import pytest
 
 import trio_raft
 from tests.simulation.simulated import Counter, simulated, total
@@ -83,6 +84,24 @@ async def test_member_that_was_left_behind_installs_a_snapshot() -> None:
         await cluster.until(lambda: machine.total == 43, "the member goes on")
         assert machine.restored == 1
         assert installed(cluster, follower) == 1
+
+
+@pytest.mark.parametrize(("missed", "installs"), [(2, 0), (8, 1), (9, 1), (30, 1)])
+@simulated
+async def test_how_much_a_member_has_to_miss(missed: int, installs: int) -> None:
+    """With more than a threshold and the trailing entries missing a snapshot is needed, with the latter alone never."""
+    async with running_cluster(Remembered, SMALL) as cluster:
+        await write(cluster, 4)
+        follower = await follower_of(cluster)
+        await cluster.clock.sleep(1.0)
+        await cluster.crash(follower)
+        await write(cluster, missed)
+        await cluster.clock.sleep(1.0)
+        await cluster.start(follower)
+        machine = cluster.machines[follower]
+        assert isinstance(machine, Remembered)
+        await cluster.until(lambda: machine.total == 4 + missed, "the member has caught up")
+        assert installed(cluster, follower) == installs
 
 
 @simulated
