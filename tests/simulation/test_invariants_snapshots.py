@@ -185,7 +185,7 @@ def installs_for_ever(stage: Stage) -> None:
 
 DEEDS: list[tuple[Deed, str]] = [
     (cut_without_snapshot, "A snapshot is durable before the log is cut (S7, N8)"),
-    (segments_gone_without_snapshot, "A snapshot is durable before the log is cut (S7)"),
+    (segments_gone_without_snapshot, "A snapshot is durable before the log is cut (S6, S7)"),
     (snapshot_of_what_is_not_committed, "A snapshot holds what is committed"),
     (snapshot_that_vanishes, "The newest snapshot only moves forward"),
     (taken_and_not_durable, "A snapshot is durable before it is counted on"),

@@ -5,7 +5,11 @@ is recorded, the run is cancelled, and the error leaves at the end of the ``runn
 itself did meanwhile.
 """
 
-from trio_raft._errors import RaftError, StateMachineError, error_text, leaves
+from trio_raft._errors import RaftError, RaftInternalError, StateMachineError, error_text, leaves
+
+
+NO_NODE_FAILS = "No node fails without a reason"
+"""The check whose name goes on with the error."""
 
 
 class SimulationFailed(AssertionError):
@@ -43,7 +47,7 @@ class NodeFailed(SimulationFailed):
             )
         else:
             problem = f"{node_id} failed, and no injected fault explains it: {error_text(error)}"
-        super().__init__(seed, problem, check=f"No node fails without a reason: {type(error).__name__}")
+        super().__init__(seed, problem, check=f"{NO_NODE_FAILS}: {_name(error)}")
         self.__cause__ = error
         # A slip in the code of whoever plays with it, a patch that fits no more, say, is no judgement of a rule.
         causes = [error, *leaves(error.__cause__ or error)]
@@ -73,3 +77,15 @@ def _raised_by_machine(error: StateMachineError) -> BaseException:
         if isinstance(leaf, StateMachineError) and leaf.__cause__ is not None:
             return leaf.__cause__
     return error.__cause__ or error
+
+
+def _name(error: BaseException) -> str:
+    """Its type; of an internal error that of the first cause, and in which function it was raised."""
+    if not isinstance(error, RaftInternalError):
+        return type(error).__name__
+    cause = next(iter(leaves(error.__cause__ or error)))
+    trace = cause.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = "" if trace is None else f" in {trace.tb_frame.f_code.co_qualname}"
+    return f"{type(cause).__name__}{place}"

@@ -181,7 +181,7 @@ class Image:
         base = self._source.base()
         if base > self.snapshot.index:
             self._verdict.fail(
-                "A snapshot is durable before the log is cut (S7)",
+                "A snapshot is durable before the log is cut (S6, S7)",
                 self.node_id,
                 expected=f"on its disk a whole snapshot up to {base} at least, since the log there begins behind that",
                 seen=f"the newest one goes up to {self.snapshot}",

@@ -43,7 +43,7 @@ class LogChecks:
         first = entries[0].index
         if self._state.role is not Role.FOLLOWER:
             self._fail(
-                "Leader Append-Only (paper 5.3)",
+                "Leader Append-Only (paper 5.3, R5)",
                 expected="only a follower takes entries from another server",
                 seen=f"the {self._state.role.value} of term {self._state.current_term} takes {entries[0]}",
             )

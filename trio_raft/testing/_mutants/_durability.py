@@ -179,6 +179,9 @@ DURABILITY = (
         segments,
         "_create",
         _forget_the_directory,
+        also={
+            "What is committed is durable on a majority": "a file that a power cut may take was counted as durable",
+        },
     ),
     mutant(
         "failed-directory-sync-done",

@@ -147,7 +147,15 @@ ELECTIONS = (
         _forget_vote,
     ),
     mutant(
-        "vote-cleared", "E2", "becoming a follower clears the vote though the term stays", State, "enter", _clear_vote
+        "vote-cleared",
+        "E2",
+        "becoming a follower clears the vote though the term stays",
+        State,
+        "enter",
+        _clear_vote,
+        also={
+            "One vote in each term, and the term never falls": "a vote that was cleared is given a second time",
+        },
     ),
     Mutant(
         "asks-before-own-vote",
@@ -195,6 +203,10 @@ ELECTIONS = (
         Configuration,
         "quorum_value",
         replaced(_smaller_quorum),
+        also={
+            "What is committed is durable on a majority": "half of the members commit what no majority holds",
+            "A leader has the votes of a majority": "half of the members elect a leader",
+        },
     ),
     mutant(
         "leads-for-ever",

@@ -11,6 +11,8 @@ from typing import Any
 
 import attrs
 
+from trio_raft.testing._failures import NO_NODE_FAILS
+
 
 @attrs.frozen
 class Mutant:
@@ -30,6 +32,11 @@ class Mutant:
         """Is this the check of a rule that the mutant breaks?"""
         rules = rules_of(check)
         return self.rule in rules or any(key in rules or check.startswith(key) for key in self.also)
+
+
+def fails_by(what: str) -> str:
+    """The check that no node ends by itself, here by this error."""
+    return f"{NO_NODE_FAILS}: {what}"
 
 
 def rules_of(check: str) -> list[str]:

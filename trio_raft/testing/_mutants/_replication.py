@@ -14,7 +14,7 @@ from trio_raft._rules.log import Log
 from trio_raft._rules.progress import Progress
 from trio_raft._rules.state import Role, State
 from trio_raft._server import Server
-from trio_raft.testing._mutants._mutant import Mutant, mutant, replaced
+from trio_raft.testing._mutants._mutant import Mutant, fails_by, mutant, replaced
 
 
 def _commit_old_terms(state: State, matches: Mapping[ServerId, LogIndex]) -> LogIndex:
@@ -213,9 +213,21 @@ REPLICATION = (
         Log,
         "matches",
         replaced(_match_without_looking),
+        also={
+            "Committed entries are the same everywhere": "logs that were never compared differ in what they commit",
+            "Log Matching": "entries follow others than where they were made",
+        },
     ),
     mutant(
-        "unknown-term-is-zero", "R9", "an index past the end matches anything", Log, "matches", _unknown_term_is_zero
+        "unknown-term-is-zero",
+        "R9",
+        "an index past the end matches anything",
+        Log,
+        "matches",
+        _unknown_term_is_zero,
+        also={
+            fails_by("AssertionError in Log.append"): "the log refuses entries that leave a gap",
+        },
     ),
     mutant(
         "stamps-later-term",
@@ -225,7 +237,15 @@ REPLICATION = (
         "adopt_term",
         _keep_leading_in_a_later_term,
     ),
-    Mutant("stale-replies-count", "R10", "replies are counted for whatever is in flight", _replies_counted_blindly),
+    Mutant(
+        "stale-replies-count",
+        "R10",
+        "replies are counted for whatever is in flight",
+        _replies_counted_blindly,
+        also={
+            "The match index is what the follower has durably": "counted for another request it is raised too far",
+        },
+    ),
     mutant("no-no-op", "R2", "a term is opened without an entry of its own", Server, "_append", _no_no_op),
     mutant(
         "tickets-survive",
@@ -234,5 +254,8 @@ REPLICATION = (
         Server,
         "_fail_tickets",
         replaced(_tickets_survive),
+        also={
+            fails_by("RaftInternalError in Applier._apply_batch"): "it refuses a proposal of an earlier term",
+        },
     ),
 )

@@ -8,15 +8,15 @@ import attrs
 
 from trio_raft._apply import Applier
 from trio_raft._errors import RaftError, SnapshotCorrupt
-from trio_raft._messages import InstallSnapshot, InstallSnapshotReply, ServerId, SnapshotStatus
+from trio_raft._messages import InstallSnapshot, InstallSnapshotReply, Message, ServerId, SnapshotStatus
 from trio_raft._receiving import SnapshotService
 from trio_raft._records import LogIndex, Term
 from trio_raft._rules import install_snapshot
 from trio_raft._rules.configuration import Configuration
 from trio_raft._rules.install_snapshot import Installed, Verdict
 from trio_raft._rules.log import Log
-from trio_raft._rules.progress import Progress
 from trio_raft._rules.state import State
+from trio_raft._sending import _Sending  # pyright: ignore[reportPrivateUsage]
 from trio_raft._snapshots import ServerSnapshots
 from trio_raft._storage import found, snapshots
 from trio_raft._storage.entry_map import EntryMap
@@ -28,7 +28,7 @@ from trio_raft._storage.snapshot_files import GrowingFile, newest_first, snapsho
 from trio_raft._storage.snapshots import _Receiver  # pyright: ignore[reportPrivateUsage]
 from trio_raft._taking import Snapshotter
 from trio_raft.abc import SnapshotMeta, SnapshotPoint, StoredSnapshot
-from trio_raft.testing._mutants._mutant import Mutant, mutant, replaced
+from trio_raft.testing._mutants._mutant import Mutant, fails_by, mutant, replaced
 
 # ------------------------------------------------------------------------------------ taking
 
@@ -107,13 +107,11 @@ def _install_at_once(_: SnapshotService) -> Callable[..., Any]:
 
 
 def _finishing_is_installed(sound: Any) -> Any:
-    def digest(
-        state: State, progress: Progress, *, index: LogIndex, total: int, reply: InstallSnapshotReply
-    ) -> SnapshotStatus:
-        if reply.status is SnapshotStatus.FINISHING:
-            reply = attrs.evolve(reply, status=SnapshotStatus.INSTALLED)
-        status: SnapshotStatus = sound(state, progress, index=index, total=total, reply=reply)
-        return status
+    async def digest(self: _Sending, message: Message, sent_at: float) -> InstallSnapshotReply | None:
+        if isinstance(message, InstallSnapshotReply) and message.status is SnapshotStatus.FINISHING:
+            message = attrs.evolve(message, status=SnapshotStatus.INSTALLED)
+        reply: InstallSnapshotReply | None = await sound(self, message, sent_at)
+        return reply
 
     return digest
 
@@ -334,8 +332,8 @@ SNAPSHOTS = (
         "finishing-counts",
         "R6",
         "the leader takes a snapshot that has arrived for one that is installed",
-        install_snapshot,
-        "digest",
+        _Sending,
+        "_digest",
         _finishing_is_installed,
     ),
     mutant(
@@ -365,6 +363,10 @@ SNAPSHOTS = (
         _Scanner,
         "_take_over",
         _forget_the_vote,
+        also={
+            fails_by("LogCorrupt"): "the next segment's description contradicts what was forgotten",
+            "Every disk holds what is committed": "a start would refuse that very contradiction",
+        },
     ),
     mutant(
         "segments-removed-too-soon",
