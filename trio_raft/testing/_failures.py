@@ -7,7 +7,6 @@ itself did meanwhile.
 
 from trio_raft._errors import RaftError, RaftInternalError, StateMachineError, error_text, leaves
 
-
 NO_NODE_FAILS = "No node fails without a reason"
 """The check whose name goes on with the error."""
 
