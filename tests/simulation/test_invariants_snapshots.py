@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import attrs
 import pytest
 
 from tests.simulation.stage import N1, N2, N3, Stage, set_stage
@@ -115,6 +116,19 @@ def taken_and_not_durable(stage: Stage) -> None:
     stage[N1].snapshots.note_taken(snapshot_up_to(3), 0.1)
 
 
+def taken_with_a_later_configuration(stage: Stage) -> None:
+    stage.disks[N1].snapshot = POINT
+    taken = snapshot_up_to(3)
+    configuration = attrs.evolve(taken.meta.configuration, index=LogIndex(4))
+    stage[N1].snapshots.note_taken(attrs.evolve(taken, meta=attrs.evolve(taken.meta, configuration=configuration)), 0.1)
+
+
+def install_of_what_is_not_whole(stage: Stage) -> None:
+    receive(stage)
+    stage.disks[N3].damaged_snapshots.append("snapshot-3")
+    stage[N3].snapshots.install(snapshot_up_to(3))
+
+
 def install_before_it_is_durable(stage: Stage) -> None:
     stage[N3].snapshots.install(snapshot_up_to(3))
 
@@ -189,6 +203,8 @@ DEEDS: list[tuple[Deed, str]] = [
     (snapshot_of_what_is_not_committed, "A snapshot holds what is committed"),
     (snapshot_that_vanishes, "The newest snapshot only moves forward"),
     (taken_and_not_durable, "A snapshot is durable before it is counted on"),
+    (taken_with_a_later_configuration, "A snapshot names the configuration at its last entry (N6)"),
+    (install_of_what_is_not_whole, "What was received is whole, or it is not installed (N5)"),
     (install_before_it_is_durable, "A snapshot is durable before it is installed"),
     (install_at_commit, "A snapshot at or below the commit index changes nothing (N2)"),
     (install_keeps_what_is_not_there, "and nothing else does (N1)"),
@@ -205,7 +221,7 @@ DEEDS: list[tuple[Deed, str]] = [
 
 @pytest.mark.parametrize(("deed", "rule"), DEEDS, ids=[deed.__name__ for deed, _ in DEEDS])
 async def test_violation_is_found(deed: Deed, rule: str) -> None:
-    """What breaks a rule of snapshots is found, and named (N1, N2, N3, N5, N7, N8, R9, S7)."""
+    """What breaks a rule of snapshots is found, and named (N1, N2, N3, N5, N6, N7, N8, R9, S7)."""
     stage = await set_stage_with_commands()
     stage[N3].accept_leader(Term(1), N1)
     stage.sync(N3)

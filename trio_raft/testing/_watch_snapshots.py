@@ -120,6 +120,12 @@ class SnapshotChecks:
         slot = self._past.covered(self._watch.id, point.index, point.term)
         if slot is not None:
             self._note(f"has taken a snapshot up to {slot}")
+            if snapshot.meta.configuration.index != slot.configuration_index:
+                self._fail(
+                    "A snapshot names the configuration at its last entry (N6)",
+                    expected=f"for {slot} that of index {slot.configuration_index}, whatever the log holds behind it",
+                    seen=f"{snapshot.meta.configuration}",
+                )
             self._check_durable(slot.index, "it is counted on")
             self.check_chain()
 
