@@ -174,3 +174,12 @@ async def test_captures_that_mean_the_same() -> None:
         await write(cluster, 30)
         digests = cluster.invariants.past.captured.values()
         assert any(len(each) > 1 for each in digests)
+
+
+@simulated
+async def test_machine_that_serves_is_left_alone() -> None:
+    """Where the factory has but one machine to give, it is neither restored nor given anything twice."""
+    machine = Remembered()
+    async with running_cluster(lambda: machine, SMALL, size=1) as cluster:
+        await write(cluster, 30)
+    assert (machine.total, machine.restored) == (30, 0)

@@ -42,7 +42,9 @@ What may happen inside the block (each method's docstring says more)::
     cluster.clocks["n1"].jump(10.0)           and ``ClusterSettings(drift=0.01)``
 
 With ``ClusterSettings(snapshots=Snapshots(threshold_entries=5, trailing_entries=2, keep=1))`` a machine that defines
-``snapshot`` and ``restore`` meets them all the time: then what is restored must be what some member had.
+``snapshot`` and ``restore`` meets them all the time.  Then what is restored must be what some member had, captures of
+one moment must mean the same, and at the end each newest snapshot on a disk must hold what the committed commands lead
+to: by the machine's ``__eq__``, if it has one.
 
 What is checked without being asked: Raft's promises after every change of any node (``Invariants``), that no node ends
 without an injected reason, and, at the end of the block, that the cluster, once everything is repaired, converges,

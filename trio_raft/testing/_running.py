@@ -50,6 +50,8 @@ async def running_cluster(
 ) -> AsyncIterator["Cluster[CommandT, ResultT]"]:
     """Run members n1, n2 … for the length of a block, each with a ``machine()`` of its own, and judge them at its end.
 
+    More machines are made to compare states with, if the class defines ``snapshot``.
+
     Belongs on virtual time: ``trio_raft.testing.run``, or the fixture ``raft_cluster``.  ``size`` and ``seed`` are
     short for changed ``settings``; ``trace`` is yours to read afterwards.
 

@@ -148,8 +148,8 @@ def _check_states(cluster: AnyCluster, remains: Mapping[str, Remains]) -> None:
         return
     committed = cluster.invariants.past.committed
     reference = cluster.make_machine()
-    if reference.applied_index() is not None:
-        # Its state is on a disk of its own: a new one is not an empty one.
+    if reference.applied_index() is not None or any(reference is machine for machine in cluster.machines.values()):
+        # Its state is on a disk of its own, or it serves already: a new one is not an empty one.
         return
     replay = Replay(reference, committed)
     for snapshot, node_id, store in sorted(found, key=lambda each: (each[0].point.index, each[1])):

@@ -36,24 +36,22 @@ def same_state(one: AnyMachine, other: AnyMachine) -> bool:
     return b"".join(one.snapshot()) == b"".join(other.snapshot())
 
 
-def difference(make_machine: MakeMachine, slot: Slot, captures: Sequence[CapturedState]) -> str:
+def difference(make_machine: MakeMachine, slot: Slot, one: CapturedState, other: CapturedState) -> str:
     """What is different about these captures of one state, after ``slot``; empty if they mean the same.
 
-    Empty as well where no machine can be had that reads them.
+    Empty as well where no new machines can be had that read them.
     """
-    machines: list[AnyMachine] = []
-    for captured in captures:
-        machine = make_machine()
-        if type(machine) is not captured.machine:
-            return ""
+    pairs = [(make_machine(), captured) for captured in (one, other)]
+    if pairs[0][0] is pairs[1][0] or any(type(machine) is not captured.machine for machine, captured in pairs):
+        return ""
+    for machine, captured in pairs:
         saved = SavedState(LogIndex(slot.index), Term(slot.term), machine.state_version, iter([captured.state]))
         try:
             machine.restore(saved)
         except Exception as error:
             return f"a state on which restore() raises {error_text(error)}"
-        machines.append(machine)
-    one, other = machines
-    return "" if same_state(one, other) else f"{_shown(one)} and {_shown(other)}"
+    (first, _), (second, _) = pairs
+    return "" if same_state(first, second) else f"{_shown(first)} and {_shown(second)}"
 
 
 def _shown(machine: AnyMachine) -> str:

@@ -153,10 +153,10 @@ class Watch:
         """Is this event of it the consequence of something that was injected?"""
         return self._scene.explains(self.id, event)
 
-    def difference(self, slot: Slot, *captures: CapturedState) -> str:
-        """What is different about these states, all captured after ``slot``; empty if nothing is known to be."""
+    def difference(self, slot: Slot, one: CapturedState, other: CapturedState) -> str:
+        """What is different about these states, both captured after ``slot``; empty if nothing is known to be."""
         make_machine = self._scene.make_machine
-        return "" if make_machine is None else difference(make_machine, slot, captures)
+        return "" if make_machine is None else difference(make_machine, slot, one, other)
 
     def names(self) -> str:
         """Of the voters."""
