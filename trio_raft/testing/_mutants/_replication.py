@@ -188,6 +188,7 @@ REPLICATION = (
         append_entries,
         "_not_held",
         replaced(_truncate_on_overlap),
+        also={fails_by("AssertionError in _check_uncommitted"): "the rule itself refuses to cut what is committed"},
     ),
     mutant(
         "match-from-rejection",
@@ -236,6 +237,7 @@ REPLICATION = (
         Server,
         "adopt_term",
         _keep_leading_in_a_later_term,
+        also={fails_by("AssertionError in State.follow"): "it meets the leader whom the later term really has"},
     ),
     Mutant(
         "stale-replies-count",
