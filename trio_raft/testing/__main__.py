@@ -71,7 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     replay.add_argument("seed", type=_seed)
     replay.add_argument("--mutant", metavar="NAME", help="with this deliberate fault")
     replay.add_argument("--last", type=int, metavar="LINES", help="print only so many lines of the trace")
-    mutants = commands.add_parser("mutants", help="run seeds against each deliberate fault until one fails")
+    mutants = commands.add_parser(
+        "mutants", help="run seeds against each deliberate fault until a check of its rule fails"
+    )
     mutants.set_defaults(command=_mutants)
     mutants.add_argument("names", nargs="*", metavar="NAME", help="only these; default: all")
     mutants.add_argument("--seeds", type=_seeds, default=DEFAULT_SEEDS, metavar="FIRST:END", help="default 0:200")

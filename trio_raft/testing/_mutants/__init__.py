@@ -2,8 +2,8 @@
 
 A simulator that catches none of these would prove nothing.  A mutant is a patch of one function or method of the
 package, for the time of a ``with`` block, in this process alone; its story says which well-known mistake it is.
-``python -m trio_raft.testing mutants`` runs seeds against each until one fails.  A mutant that survives means that
-the kit lacks a fault or an invariant.
+``python -m trio_raft.testing mutants`` runs seeds against each until a check of its rule fails.  One that survives
+means that the kit lacks a fault or an invariant.
 
 House rule: one mistake each, as somebody could really make it, and nothing else changed.
 """
