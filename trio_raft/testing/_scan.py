@@ -24,7 +24,7 @@ from trio_raft.testing._failures import InvariantViolation
 from trio_raft.testing._judge import flip_explains
 from trio_raft.testing._member import Member
 from trio_raft.testing._past import Slot
-from trio_raft.testing._states import Replay, has_equality, same_state
+from trio_raft.testing._states import Replay, has_equality, same_state, shown
 
 WHOLE_LOG = 1 << 40
 """More bytes than any log has: read all of it."""
@@ -167,7 +167,7 @@ def _check_states(cluster: AnyCluster, remains: Mapping[str, Remains]) -> None:
             _fail(
                 cluster,
                 f"the snapshot on the disk of {node_id}, up to {snapshot.point}, does not hold the state that the "
-                f"committed commands up to there lead to: restored {restored!r}, replayed {expected!r}",
+                f"committed commands up to there lead to: restored {shown(restored)}, replayed {shown(expected)}",
             )
 
 

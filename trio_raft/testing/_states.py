@@ -51,10 +51,10 @@ def difference(make_machine: MakeMachine, slot: Slot, one: CapturedState, other:
         except Exception as error:
             return f"a state on which restore() raises {error_text(error)}"
     (first, _), (second, _) = pairs
-    return "" if same_state(first, second) else f"{_shown(first)} and {_shown(second)}"
+    return "" if same_state(first, second) else f"{shown(first)} and {shown(second)}"
 
 
-def _shown(machine: AnyMachine) -> str:
+def shown(machine: AnyMachine) -> str:
     """For a person: its attributes, if they are few."""
     text = repr(getattr(machine, "__dict__", machine))
     return text if len(text) <= 200 else f"{text[:200]}…"
