@@ -11,7 +11,7 @@ from trio_raft._messages import AppendEntries
 from trio_raft._records import LogIndex
 from trio_raft._server import Server
 from trio_raft._storage import segments, wal
-from trio_raft.testing._mutants._mutant import mutant, replaced
+from trio_raft.testing._mutants._mutant import fails_by, mutant, replaced
 
 
 def _acknowledge_before_the_sync(sound: Any) -> Any:
@@ -180,6 +180,7 @@ DURABILITY = (
         "_create",
         _forget_the_directory,
         also={
+            "The durable index speaks of the entries in memory": "the journal believes in a file that a power cut may take",
             "What is committed is durable on a majority": "a file that a power cut may take was counted as durable",
         },
     ),
@@ -190,6 +191,10 @@ DURABILITY = (
         segments,
         "_create",
         _deaf_to_directory_syncs,
+        also={
+            "What is committed is durable on a majority": "a file that a power cut may take was counted as durable",
+            "The durable index speaks of the entries in memory": "the journal believes in a file that a power cut may take",
+        },
     ),
     mutant(
         "torn-tail-left",
@@ -198,5 +203,8 @@ DURABILITY = (
         wal,
         "repair",
         _leave_the_torn_tail,
+        also={
+            fails_by("LogCorrupt"): "what is left of the torn write looks like damage at a later start",
+        },
     ),
 )

@@ -248,7 +248,18 @@ REPLICATION = (
             "The match index is what the follower has durably": "counted for another request it is raised too far",
         },
     ),
-    mutant("no-no-op", "R2", "a term is opened without an entry of its own", Server, "_append", _no_no_op),
+    mutant(
+        "no-no-op",
+        "R2",
+        "a term is opened without an entry of its own",
+        Server,
+        "_append",
+        _no_no_op,
+        also={
+            "A repaired cluster agrees": "what earlier terms left is committed only once somebody writes",
+            "What clients saw is linearizable": "a read is answered before the term committed anything",
+        },
+    ),
     mutant(
         "tickets-survive",
         "X1",
