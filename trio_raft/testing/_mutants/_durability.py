@@ -180,7 +180,7 @@ DURABILITY = (
         "_create",
         _forget_the_directory,
         also={
-            "The durable index speaks of the entries in memory": "the journal believes in a file that a power cut may take",
+            "The durable index speaks of the entries in memory": "the journal believes in a file that may go",
             "What is committed is durable on a majority": "a file that a power cut may take was counted as durable",
         },
     ),
@@ -193,7 +193,7 @@ DURABILITY = (
         _deaf_to_directory_syncs,
         also={
             "What is committed is durable on a majority": "a file that a power cut may take was counted as durable",
-            "The durable index speaks of the entries in memory": "the journal believes in a file that a power cut may take",
+            "The durable index speaks of the entries in memory": "the journal believes in a file that may go",
         },
     ),
     mutant(
