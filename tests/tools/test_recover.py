@@ -50,6 +50,7 @@ from trio_raft._storage.segments import segment_path
 from trio_raft._storage.wal import FileLogStore
 from trio_raft._tools.making import partial_path
 from trio_raft._tools.rebuild import Target, recover_to, restore_to
+from trio_raft._tools.texts import survey_lines
 from trio_raft.abc import SaveSnapshot, SaveVote, StoreIdentity
 
 
@@ -422,8 +423,11 @@ def test_recover_refuses_a_snapshot_that_is_missing(place: Place) -> None:
     store.close()
     add_snapshot(directory, 6, 1)
     flip(Path(newest.name), 100)
-    [survivor] = recovery.survey(place.old).survivors
+    survey = recovery.survey(place.old)
+    [survivor] = survey.survivors
     assert isinstance(survivor.damage, SnapshotCorrupt)
+    # Told once, though it is both why the log is of no use and what is wrong with the snapshots.
+    assert len([line for line in survey_lines(survey) if "DAMAGED" in line]) == 1
     assert (survivor.damage.path, survivor.damage.offset) == (Path(newest.name), 0)
     with pytest.raises(SnapshotCorrupt, match="header's checksum is wrong"):
         recovery.inspect_log(directory)

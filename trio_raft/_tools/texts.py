@@ -143,7 +143,8 @@ def _survivor_lines(survivor: Survivor) -> Iterator[str]:
     if snapshot := survivor.snapshot:
         yield f"newest whole snapshot up to {snapshot.index} of term {snapshot.term}, {snapshot.size} bytes"
     for error in survivor.damaged_snapshots:
-        yield f"DAMAGED: {error_line(error)}"
+        if error is not survivor.damage:
+            yield f"DAMAGED: {error_line(error)}"
 
 
 def proposal_lines(best: Survivor) -> Iterator[str]:
