@@ -37,9 +37,9 @@ class DiskView:
         return self._durable_names.get(path)
 
     def is_hit(self, path: Path, *, start: int, end: int) -> bool:
-        """Was a bit flipped in these bytes of the file that has this name now?"""
-        file = self._files.get(path)
-        return file is not None and any(start <= position < end for position in file.hits)
+        """Was a bit flipped in these bytes of the file of this name, or of the one that a power cut would bring back?"""
+        files = (self._files.get(path), self._durable_names.get(path))
+        return any(start <= position < end for file in files if file is not None for position in file.hits)
 
     def durable_names(self, directory: Path) -> list[str]:
         """Names that are certain to be there after a power cut, in order."""
