@@ -37,7 +37,7 @@ class DiskView:
         return self._durable_names.get(path)
 
     def is_hit(self, path: Path, *, start: int, end: int) -> bool:
-        """Was a bit flipped in these bytes of the file of this name, or of the one that a power cut would bring back?"""
+        """Was a bit flipped in these bytes of the file of this name, or of one that a power cut brings back?"""
         files = (self._files.get(path), self._durable_names.get(path))
         return any(start <= position < end for file in files if file is not None for position in file.hits)
 
