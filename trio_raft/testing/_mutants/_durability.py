@@ -205,6 +205,7 @@ DURABILITY = (
         _leave_the_torn_tail,
         also={
             fails_by("LogCorrupt"): "what is left of the torn write looks like damage at a later start",
+            "Every disk holds what is committed": "a start on such a disk would be refused",
         },
     ),
 )
