@@ -17,8 +17,9 @@ import trio
 
 from trio_raft._apply import Applier, command_type, defines_snapshots
 from trio_raft._config import Config
-from trio_raft._environment import Environment, real_environment
+from trio_raft._environment import Environment
 from trio_raft._errors import ConfigurationError, leaves
+from trio_raft._lanes import real_environment
 from trio_raft._node import Node
 from trio_raft._services import Services
 from trio_raft._startup import MachineAbilities, Stores, listen, recover

@@ -11,12 +11,11 @@ from trio.testing import MockClock
 
 from trio_raft._environment import (
     Lane,
-    ThreadLanes,
     TrioClock,
     draw_interval,
-    real_environment,
     sleep_until_due,
 )
+from trio_raft._lanes import ThreadLanes, real_environment
 from trio_raft.testing._environment import test_environment
 
 INTERVAL = 1.0

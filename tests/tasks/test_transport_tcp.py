@@ -11,8 +11,8 @@ import trio
 
 from tests.tasks.connecting import N1, N2, make_handshake
 from trio_raft._config import Timeouts
-from trio_raft._environment import real_environment
 from trio_raft._errors import HandshakeRefused
+from trio_raft._lanes import real_environment
 from trio_raft._messages import Heartbeat, HeartbeatReply, Purpose, Term
 from trio_raft._tcp import TCPTransport
 from trio_raft._transport import Channel, ChannelBroken, accept, dial

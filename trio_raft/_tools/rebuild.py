@@ -19,8 +19,8 @@ from pathlib import Path
 import attrs
 
 from trio_raft._config import Limits, split_address
-from trio_raft._environment import real_environment
 from trio_raft._errors import ConfigurationError, RecoveryRefused
+from trio_raft._lanes import real_environment
 from trio_raft._messages import Incarnation, ServerId
 from trio_raft._records import Entry, EntryKind, LogIndex, Term, make_entry
 from trio_raft._storage.files import OfflineFiles
