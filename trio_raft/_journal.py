@@ -253,7 +253,9 @@ class Journal:
         self._count(batch, clock.now() - began)
         self._note_returned(began)
         self._note_durable(batch)
-        self._upkeep_due.unpark_all()
+        # Asked here, once per write: waking a task only to find nothing to do costs more.
+        if self._upkeep_due and self._store.plan_upkeep() is not None:
+            self._upkeep_due.unpark_all()
 
     @trio.lowlevel.enable_ki_protection
     def _note_durable(self, batch: list[JournalItem]) -> None:

@@ -18,6 +18,7 @@ taken until that thread returns, and the thread keeps only immutable plans and c
 import random
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar, TypeVarTuple
 
@@ -33,7 +34,7 @@ USER_CODE = frozenset({Lane.SNAPSHOT, Lane.RESTORE})
 
 
 class ThreadLanes:
-    """``RunBlocking`` in worker threads."""
+    """``RunBlocking`` in worker threads.  ``close`` it when its node has ended."""
 
     def __init__(self) -> None:
         self._limiters = {lane: trio.CapacityLimiter(1) for lane in USER_CODE}
@@ -49,6 +50,11 @@ class ThreadLanes:
             thread = self._threads[lane] = _LaneThread(f"trio_raft {lane.value}")
         return await thread.run(partial(function, *args))
 
+    def close(self) -> None:
+        """Nobody will call any more; what a thread still needs is closed by that thread."""
+        for thread in self._threads.values():
+            thread.close()
+
 
 class _LaneThread:
     """One piece of work at a time, in a thread."""
@@ -62,6 +68,7 @@ class _LaneThread:
         """An ``Outcome``, as Trio's thread cache delivers it."""
         self._bell, self._rope = socket.socketpair()
         self._bell.setblocking(False)
+        self._closed = False
 
     async def run(self, function: Callable[[], T]) -> T:
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -84,7 +91,16 @@ class _LaneThread:
         """In the thread: the work is done.  The order matters, the loop reads as soon as it sees the flag."""
         self._outcome = outcome
         self._working = False
-        self._rope.send(b"\0")
+        with suppress(OSError):  # It was closed just now: nobody listens.
+            self._rope.send(b"\0")
+        if self._closed:
+            self._close_pair()
+
+    def close(self) -> None:
+        """Nobody will call any more."""
+        self._closed = True
+        if not self._working:
+            self._close_pair()
 
     async def _wait_until_free(self) -> None:
         while self._working:
@@ -92,12 +108,11 @@ class _LaneThread:
             # It may be the ringing of an earlier call, whose end was seen before it was heard.
             self._bell.recv(64)
 
-    def __del__(self) -> None:
-        # A thread that is still at work refers to this object: nothing is closed under it.
+    def _close_pair(self) -> None:
         self._bell.close()
         self._rope.close()
 
 
-def real_environment() -> Environment:
+def real_environment(lanes: ThreadLanes) -> Environment:
     """Trio's clock, a generator seeded by the system, worker threads."""
-    return Environment(clock=TrioClock(), random=random.Random(), run_blocking=ThreadLanes())
+    return Environment(clock=TrioClock(), random=random.Random(), run_blocking=lanes)

@@ -181,6 +181,8 @@ class Log:
         if slot < self._empty_slots:
             return None
         entries = self._tail[slot : min(slot + max_entries, end + 1 - self._tail_first)]
+        if sum([len(entry.record) for entry in entries]) <= max_bytes:
+            return entries
         size = 0
         for count, entry in enumerate(entries):
             size += len(entry.record)
