@@ -138,10 +138,11 @@ class Channel:
             return frames
         while True:
             self._check_alive()
+            # Whatever arrived before was decoded when it did.
+            self._decoder.feed(await self._receive_some())
             frames = await self._decode_received()
             if frames:
                 return frames
-            self._decoder.feed(await self._receive_some())
 
     async def request(self, message: Message) -> Message:
         """Send a request and wait for its reply, as long as it takes; no other request may be in flight.
