@@ -312,7 +312,7 @@ class _Replication:
                 await clock.sleep_until(due)
             if server.state.commit_index > progress.told_commit:
                 self._commit_due = True
-                server.replication_lot.unpark_all()
+                server.wake_replication()
 
     def _has_work(self) -> bool:
         """Are there entries that were not sent?  A commit index alone waits for its timeout."""
@@ -333,6 +333,7 @@ class _Replication:
             elif self._commit_due or self._has_work():
                 return True
             else:
+                self._server.replication_waits = True
                 await self._server.replication_lot.park()
         return False
 

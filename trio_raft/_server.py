@@ -110,6 +110,8 @@ class Server:
 
         self.replication_lot = trio.lowlevel.ParkingLot()
         """Replicate tasks with nothing to send."""
+        self.replication_waits = False
+        """Does one of them wait there?  Asked once per command, of an attribute: asking the lot is a call."""
         self.heartbeat_lot = trio.lowlevel.ParkingLot()
         """Heartbeat tasks between two heartbeats; a read wakes them."""
         self.apply_lot = trio.lowlevel.ParkingLot()
@@ -218,9 +220,14 @@ class Server:
         entry = make_entry(index=LogIndex(log.last_index + 1), term=self.state.current_term, kind=kind, data=data)
         log.append(entry)
         self.journal.append(entry)
-        if self.replication_lot:
-            self.replication_lot.unpark_all()
+        if self.replication_waits:
+            self.wake_replication()
         return entry
+
+    def wake_replication(self) -> None:
+        """There is something to send."""
+        self.replication_waits = False
+        self.replication_lot.unpark_all()
 
     @trio.lowlevel.enable_ki_protection
     def advance_commit(self) -> None:
