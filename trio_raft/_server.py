@@ -224,6 +224,7 @@ class Server:
             self.wake_replication()
         return entry
 
+    @trio.lowlevel.enable_ki_protection
     def wake_replication(self) -> None:
         """There is something to send."""
         self.replication_waits = False
