@@ -112,6 +112,7 @@ class Node(Generic[CommandT, ResultT]):
 
     # ------------------------------------------------------------------------------------ writes
 
+    @trio.lowlevel.enable_ki_protection
     async def propose(self, command: CommandT) -> ResultT:
         """Replicate a command; returns the state machine's result once it is committed, durable on a majority, and
         applied here (paper section 8).
@@ -129,7 +130,11 @@ class Node(Generic[CommandT, ResultT]):
         ticket: Ticket[ResultT] | None = self._server.submit_if_possible(data)
         if ticket is None:
             ticket = await self._submit_when_possible(data)
-        return await ticket.wait()
+            return await ticket.wait()
+        # ``ticket.wait()`` without a coroutine of its own, of which a thousand callers would keep a thousand.
+        ticket.expect()
+        await trio.lowlevel.wait_task_rescheduled(ticket.forget)
+        return ticket.outcome()
 
     async def submit(self, command: CommandT) -> Ticket[ResultT]:
         """Queue a command and return its ticket, waiting while ``limits.pending_bytes`` are in flight.
