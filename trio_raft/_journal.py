@@ -212,8 +212,10 @@ class Journal:
                 if self._closing:
                     return
                 await self._work.park()
-            # Callers that were woken in the same turn of the loop join this batch.
-            await trio.lowlevel.checkpoint()
+            if self._open is not None:
+                # A leader's callers that were woken in the same turn of the loop join this batch.  A follower has
+                # queued already what arrived together.
+                await trio.lowlevel.checkpoint()
             await self._write(self._take())
 
     def close(self) -> None:
