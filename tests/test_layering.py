@@ -24,7 +24,7 @@ PACKAGE_DIRECTORY = Path(__file__).parent.parent / PACKAGE
 
 # Module names here leave out the package: "_rules.log"; "" is the package's __init__.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("_errors", "_environment"),
+    ("_errors", "_environment", "_lanes"),
     ("_records",),
     ("_messages",),
     ("_stored",),
@@ -67,7 +67,7 @@ RULES_MAY_IMPORT_FOREIGN = (
 
 # Time, chance and blocking work have one seam, so that a simulation can stand in for all three.
 SEAM = (
-    "_environment",
+    *("_environment", "_lanes"),
     *("testing._determinism", "testing._environment", "testing._network", "testing._streams", "testing._disk"),
 )
 ONLY_IN_THE_SEAM = (
@@ -76,6 +76,7 @@ ONLY_IN_THE_SEAM = (
     "trio.move_on_*",
     "trio.fail_*",
     "trio.to_thread*",
+    "trio.lowlevel.start_thread_soon",
     "trio.lowlevel.current_clock",
     "random",
     "secrets",

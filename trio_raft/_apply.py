@@ -70,7 +70,9 @@ class Applier(Generic[CommandT, ResultT]):
             # A snapshot may have been installed while old entries were read: then they are not needed any more.
             if not snapshots.restore_due:
                 self._apply_batch(entries)
-            await trio.lowlevel.checkpoint()
+            if server.state.last_applied < server.applicable_index:
+                # The loop gets its turn; with nothing more to do, it gets it above.
+                await trio.lowlevel.checkpoint()
 
     async def _restore(self) -> None:
         """Restore the newest snapshot.  A newer one may be installed meanwhile: then its turn comes next."""
@@ -115,51 +117,47 @@ class Applier(Generic[CommandT, ResultT]):
         applied, size = server.state.last_applied, 0
         command = EntryKind.COMMAND
         for entry in entries:
-            if entry.index != applied + 1:
-                raise RaftInternalError(f"entry {entry.index} would be applied after {applied}")
+            index = entry.index
+            if index != applied + 1:
+                raise RaftInternalError(f"entry {index} would be applied after {applied}")
             if entry.kind is command:
-                ticket = tickets.get(entry.index) if tickets else None
+                ticket = tickets.get(index) if tickets else None
                 if ticket is not None and ticket.term != entry.term:
                     raise RaftInternalError(
-                        f"the ticket for index {entry.index} is of term {ticket.term}, the entry of {entry.term}"
+                        f"the ticket for index {index} is of term {ticket.term}, the entry of {entry.term}"
                     )
                 self._apply_command(entry, ticket)
-            applied = entry.index
+            applied = index
             size += len(entry.record)
             now = stopwatch()
             if now - before > threshold:
-                server.events.publish(LoopBlocked(f"apply of entry {entry.index}", now - before))
+                server.events.publish(LoopBlocked(f"apply of entry {index}", now - before))
             before = now
             if now - began > TURN_SECONDS:
                 break
         server.snapshots.note_applied(applied - server.state.last_applied, size)
         server.note_applied(applied)
 
-    def _apply_command(self, entry: Entry, ticket: Ticket[object] | None) -> None:
+    def _apply_command(self, entry: Entry, ticket: Ticket[Any] | None) -> None:
         try:
             result = self._machine.apply(Committed(entry.index, entry.term, self._decode(entry.data)))
         except Rejected as rejection:
-            self._end(ticket, entry, rejection)
+            if ticket is not None:
+                ticket.fail(rejection)
         except Exception as error:
             failure = StateMachineError(index=entry.index, term=entry.term, problem=error_text(error))
-            failure.__cause__ = error
-            self._end(ticket, entry, failure)
+            if ticket is not None:
+                # The proposer learns that too: proposed again, the command would stop the next leader.
+                ticket.fail(failure)
+                failure.__cause__ = error
+                del self._server.tickets[entry.index]
             raise failure from error
         else:
             if ticket is not None:
-                self._end(ticket, entry, None, result)
-
-    def _end(self, ticket: Ticket[object] | None, entry: Entry, error: Exception | None, result: object = None) -> None:
-        """Tell whoever waits.  The proposer of an entry that stops the node learns that too: proposed again, it would
-        stop the next leader."""
-        if ticket is None:
-            return
-        if error is None:
-            ticket.resolve(result)
-        else:
-            ticket.fail(error)
-        del self._server.tickets[entry.index]
-        self._server.pending_bytes -= len(entry.record)
+                ticket.resolve(result)
+        if ticket is not None:
+            del self._server.tickets[entry.index]
+            self._server.pending_bytes -= len(entry.record)
 
 
 def restore_machine(machine: StateMachine[Any, Any], store: SnapshotStore, snapshot: StoredSnapshot) -> None:

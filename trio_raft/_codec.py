@@ -47,7 +47,7 @@ from trio_raft._messages import (
     RequestVoteReply,
     Unsupported,
 )
-from trio_raft._records import ENTRY_KINDS, BadRecord, Entry, EntryKind, decode_entries
+from trio_raft._records import ENTRY_KINDS, BadRecord, Entry, EntryKind, decode_entries, follow
 from trio_raft._strict import Numbers, require, strict_converter
 
 PROTOCOL_VERSION = 1
@@ -288,16 +288,21 @@ _DECODERS = {
 
 def _check_entries(request: AppendEntries, entries: list[Entry]) -> None:
     """Entries must follow ``prev_log_index`` without a gap, in terms that never fall and were reached by the leader."""
-    expected, term, command = request.prev_log_index + 1, request.prev_log_term, EntryKind.COMMAND
-    for entry in entries:
-        if entry.index != expected:
-            raise ValueError(f"entry {entry.index} stands where entry {expected} should")
-        if entry.term < term:
-            raise ValueError(f"entry {entry.index} of term {entry.term} follows one of term {term}")
-        # Identity first: hashing an enum member for the set costs more than the rest of this loop.
-        if entry.kind is not command and entry.kind not in ENTRY_KINDS:
-            raise ValueError(f"entry {entry.index} is a {entry.kind.name}, which belongs into log files only")
-        expected += 1
-        term = entry.term
+    expected, term = request.prev_log_index + 1, request.prev_log_term
+    if not follow(entries, request.prev_log_index, term):
+        for entry in entries:
+            if entry.index != expected:
+                raise ValueError(f"entry {entry.index} stands where entry {expected} should")
+            if entry.term < term:
+                raise ValueError(f"entry {entry.index} of term {entry.term} follows one of term {term}")
+            expected += 1
+            term = entry.term
+    # Equal ones are counted without hashing: that of an enum's member costs more than all the rest.
+    if [entry.kind for entry in entries].count(EntryKind.COMMAND) < len(entries):
+        for entry in entries:
+            if entry.kind not in ENTRY_KINDS:
+                raise ValueError(f"entry {entry.index} is a {entry.kind.name}, which belongs into log files only")
+    if entries:
+        term = entries[-1].term
     if term > request.term:
         raise ValueError(f"it holds or follows an entry of term {term}, above the leader's term {request.term}")

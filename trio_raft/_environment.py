@@ -4,12 +4,7 @@ Nothing else in the package may ask what time it is, sleep, set a deadline, draw
 thread; ``tests/test_layering.py`` enforces it.  So a simulation can give every node its own drifting clock, its own
 seeded generator and a disk in virtual time, and still run the code that ships.
 
-Production passes Trio's own functions through.  Two points are ours:
-
-* Each *lane* of blocking work has a limiter of its own.  On Trio's shared default limiter a log write queues behind
-  whatever the application does in threads; forty busy user threads delayed a write by more than a second.
-* ``abandon_on_cancel=True``: a hung disk must not hold up closing.  The abandoned thread keeps only immutable plans
-  and counted handles, never live state (see ``_storage/wal.py``).
+Production passes Trio's own functions through; blocking work has threads of its own (``_lanes.py``).
 """
 
 import datetime
@@ -120,16 +115,6 @@ class TrioClock:
         return time.perf_counter()
 
 
-class ThreadLanes:
-    """``RunBlocking`` in worker threads, one limiter of one token per lane."""
-
-    def __init__(self) -> None:
-        self._limiters = {lane: trio.CapacityLimiter(1) for lane in Lane}
-
-    async def __call__(self, lane: Lane, function: Callable[[*Ts], T], /, *args: *Ts) -> T:
-        return await trio.to_thread.run_sync(function, *args, abandon_on_cancel=True, limiter=self._limiters[lane])
-
-
 @attrs.frozen
 class Environment:
     """Everything a node takes from the world besides its files and its streams."""
@@ -140,11 +125,6 @@ class Environment:
     observe: Callable[[Any], None] = lambda _: None
     """Called with each ``Server`` that is built on this, before anything of it runs: where a simulation hangs its
     invariants."""
-
-
-def real_environment() -> Environment:
-    """Trio's clock, a generator seeded by the system, worker threads."""
-    return Environment(clock=TrioClock(), random=random.Random(), run_blocking=ThreadLanes())
 
 
 def date_and_time() -> str:

@@ -212,8 +212,10 @@ class Journal:
                 if self._closing:
                     return
                 await self._work.park()
-            # Callers that were woken in the same turn of the loop join this batch.
-            await trio.lowlevel.checkpoint()
+            if self._open is not None:
+                # A leader's callers that were woken in the same turn of the loop join this batch.  A follower has
+                # queued already what arrived together.
+                await trio.lowlevel.checkpoint()
             await self._write(self._take())
 
     def close(self) -> None:
@@ -253,7 +255,9 @@ class Journal:
         self._count(batch, clock.now() - began)
         self._note_returned(began)
         self._note_durable(batch)
-        self._upkeep_due.unpark_all()
+        # Asked here, once per write: waking a task only to find nothing to do costs more.
+        if self._upkeep_due and self._store.plan_upkeep() is not None:
+            self._upkeep_due.unpark_all()
 
     @trio.lowlevel.enable_ki_protection
     def _note_durable(self, batch: list[JournalItem]) -> None:

@@ -52,7 +52,8 @@ class Node(Generic[CommandT, ResultT]):
         self._services = services
         self._clock = server.environment.clock
         self._machine = machine
-        self._codec = codec
+        self._encode_value = codec.encode
+        self._max_command_bytes = server.config.limits.max_command_bytes
         self._submits = 0
 
     # ------------------------------------------------------------------------------------ looking
@@ -113,6 +114,7 @@ class Node(Generic[CommandT, ResultT]):
 
     # ------------------------------------------------------------------------------------ writes
 
+    @trio.lowlevel.enable_ki_protection
     async def propose(self, command: CommandT) -> ResultT:
         """Replicate a command; returns the state machine's result once it is committed, durable on a majority, and
         applied here (paper section 8).
@@ -125,8 +127,16 @@ class Node(Generic[CommandT, ResultT]):
 
         Cancelled: before it is queued, the command is guaranteed absent; after that it may still commit.
         """
-        ticket = await self._submit(self._encode(command))
-        return await ticket.wait()
+        data = self._encode(command)
+        await trio.lowlevel.checkpoint_if_cancelled()
+        ticket: Ticket[ResultT] | None = self._server.submit_if_possible(data)
+        if ticket is None:
+            ticket = await self._submit_when_possible(data)
+            return await ticket.wait()
+        # ``ticket.wait()`` without a coroutine of its own, of which a thousand callers would keep a thousand.
+        ticket.expect()
+        await trio.lowlevel.wait_task_rescheduled(ticket.forget)
+        return ticket.outcome()
 
     async def submit(self, command: CommandT) -> Ticket[ResultT]:
         """Queue a command and return its ticket, waiting while ``limits.pending_bytes`` are in flight.
@@ -139,24 +149,25 @@ class Node(Generic[CommandT, ResultT]):
         self._submits += 1
         if self._submits % SUBMITS_BETWEEN_YIELDS == 0:
             await trio.lowlevel.checkpoint()
-        return await self._submit(data)
+        await trio.lowlevel.checkpoint_if_cancelled()
+        return self._server.submit_if_possible(data) or await self._submit_when_possible(data)
 
     def submit_nowait(self, command: CommandT) -> Ticket[ResultT]:
         """Queue a command and return its ticket, or raise ``trio.WouldBlock`` at ``limits.pending_bytes``.
 
         Raises NotLeader, StorageFull, ``trio.ClosedResourceError``, TypeError and ValueError as ``propose`` does.
         """
-        return cast(Ticket[ResultT], self._server.submit_nowait(self._encode(command)))
+        return self._server.submit_nowait(self._encode(command))
 
     def _encode(self, command: CommandT) -> bytes:
-        data = self._codec.encode(command)
-        limit = self._server.config.limits.max_command_bytes
+        data = self._encode_value(command)
+        limit = self._max_command_bytes
         if len(data) > limit:
             raise ValueError(f"the command encodes to {len(data)} bytes, more than limits.max_command_bytes, {limit}")
         return data
 
-    async def _submit(self, data: bytes) -> Ticket[ResultT]:
-        await trio.lowlevel.checkpoint_if_cancelled()
+    async def _submit_when_possible(self, data: bytes) -> Ticket[ResultT]:
+        """What could not be queued just now: wait to lead, or for room."""
         server = self._server
         waited = False
         while True:
@@ -165,11 +176,12 @@ class Node(Generic[CommandT, ResultT]):
                 if waited:
                     raise ProposalDropped("the leadership ended while the command waited for room")
                 await self._wait_to_lead()
-            try:
-                return cast(Ticket[ResultT], server.submit_nowait(data))
-            except trio.WouldBlock:
-                waited = True
-                await server.room_lot.park()
+            ticket = server.submit_if_possible(data)
+            if ticket is not None:
+                return ticket
+            # Only for room: this server leads, and nothing has happened since.
+            waited = True
+            await server.room_lot.park()
 
     async def _wait_to_lead(self) -> None:
         """Return if this server leads; otherwise raise: who does, or, after two election timeouts, that nobody does."""

@@ -17,8 +17,9 @@ import trio
 
 from trio_raft._apply import Applier, command_type, defines_snapshots
 from trio_raft._config import Config
-from trio_raft._environment import Environment, real_environment
+from trio_raft._environment import Environment
 from trio_raft._errors import ConfigurationError, leaves
+from trio_raft._lanes import ThreadLanes, real_environment
 from trio_raft._node import Node
 from trio_raft._services import Services
 from trio_raft._startup import MachineAbilities, Stores, listen, recover
@@ -62,7 +63,8 @@ async def open_node(
     Cancelled: the node is closed at once.
     """
     codec: ValueCodec[CommandT] = ValueCodec(command_type(machine))
-    environment = environment or real_environment()
+    lanes = ThreadLanes()
+    environment = environment or real_environment(lanes)
     abilities = MachineAbilities(defines_snapshots(machine), machine.applied_index())
     stores = _stores(config, log_store, snapshot_store, supported=abilities.snapshots)
     try:
@@ -71,6 +73,7 @@ async def open_node(
         listeners = await listen(config, transport)
     except BaseException:
         stores.close()
+        lanes.close()
         raise
     snapshotter = Snapshotter(server, machine)
     applier = Applier(server, machine, codec)
@@ -87,6 +90,7 @@ async def open_node(
             # Kept until every service has ended; Cancelled too, which is raised again below.
             body_error = error
         interruption = await services.end()
+        lanes.close()
     leaving = _what_leaves(body_error, interruption, server.crash)
     if leaving is not None:
         raise leaving

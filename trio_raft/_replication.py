@@ -24,7 +24,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from trio_raft._codec import encode_frame
-from trio_raft._environment import draw_interval
+from trio_raft._environment import draw_interval, sleep_until_due
 from trio_raft._errors import (
     LogCorrupt,
     ProtocolError,
@@ -71,8 +71,14 @@ class _Replication:
         self._term: Term = server.state.current_term
         self._follower = follower
         self._progress = follower.progress
-        self._reply_scope: trio.CancelScope | None = None
-        """Expires when the oldest request in flight is overdue; only while a pipeline is open."""
+        self._pipeline_scope: trio.CancelScope | None = None
+        """Of the pipeline that is open."""
+        self._sent_at = 0.0
+        """When the last request of a pipeline left, in seconds."""
+        self._commit_due = False
+        """Is the follower to be told the commit index, with entries or without?"""
+        self._reminder_lot = trio.lowlevel.ParkingLot()
+        """The reminder, while the follower can know everything."""
         self._pinned_until: LogIndex | None = None
         """Until the follower has come so far, the log is kept for it behind the snapshot that it was sent."""
         self._process = ""
@@ -221,12 +227,15 @@ class _Replication:
     async def _pipeline(self, channel: Channel) -> None:
         """Keep several requests in flight; whichever of the two tasks ends first ends the other."""
         self._progress.become_pipeline()
-        with self._clock.move_on_at(float("inf")) as self._reply_scope:
+        self._commit_due = False
+        with trio.CancelScope() as self._pipeline_scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._send, channel, nursery, name=f"send[{self._follower.id}]")
+                nursery.start_soon(self._watch_replies, name=f"reply watch[{self._follower.id}]")
+                nursery.start_soon(self._remind, name=f"reminder[{self._follower.id}]")
                 await self._decode(channel)
                 nursery.cancel_scope.cancel()
-        if self._reply_scope.cancelled_caught:
+        if self._pipeline_scope.cancelled_caught:
             raise unanswered(self._follower.id, self._timeouts.request_timeout)
 
     def end_pipeline_to_another_process(self, process: str) -> None:
@@ -234,8 +243,8 @@ class _Replication:
 
         With nothing to send that would never be noticed, and the follower not learn how far the log is committed.
         """
-        if self._reply_scope is not None and self._process != process:
-            self._reply_scope.cancel()
+        if self._pipeline_scope is not None and self._process != process:
+            self._pipeline_scope.cancel()
 
     async def _send(self, channel: Channel, nursery: trio.Nursery) -> None:
         while await self._wait_for_work():
@@ -255,9 +264,7 @@ class _Replication:
         progress, follower = self._progress, self._follower
         request_id = channel.next_request_id()
         frame = encode_frame(request, request_id=request_id)
-        now = self._clock.now()
-        if not progress.in_flight:
-            self._watch_reply(now)
+        self._sent_at = now = self._clock.now()
         progress.sent(
             InFlight(
                 request_id=request_id,
@@ -268,14 +275,44 @@ class _Replication:
             ),
             leader_commit=request.leader_commit,
         )
+        self._commit_due = False
+        if self._reminder_lot:
+            self._reminder_lot.unpark_all()
         follower.entries_sent += len(request.entries)
         follower.bytes_sent += len(frame)
         return frame
 
-    def _watch_reply(self, sent_at: float) -> None:
-        """The oldest request in flight must be answered in time; moving one deadline is cheaper than a scope each."""
-        if self._reply_scope is not None:
-            self._clock.set_deadline(self._reply_scope, sent_at + self._timeouts.request_timeout)
+    async def _watch_replies(self) -> None:
+        """The oldest request in flight must be answered in time; else the pipeline ends.
+
+        One task that looks now and then: a deadline that each request moves costs every batch more than all of this.
+        """
+        in_flight, clock, patience = self._progress.in_flight, self._clock, self._timeouts.request_timeout
+
+        def due() -> float:
+            return (in_flight[0].sent_at if in_flight else clock.now()) + patience
+
+        await sleep_until_due(clock, due, interval=self._timeouts.heartbeat_interval)
+        if self._pipeline_scope is not None:
+            self._pipeline_scope.cancel()
+
+    async def _remind(self) -> None:
+        """Let the follower be told what is committed once nothing was sent to it for a drawn time.
+
+        As with the replies, one task that looks again: requests pass by and set no timer.
+        """
+        server, progress, clock = self._server, self._progress, self._clock
+        while True:
+            if progress.told_commit >= server.state.log.last_index:
+                # It has everything, and can know that all of it is committed.
+                await self._reminder_lot.park()
+            silence = draw_interval(server.environment, self._timeouts.commit_timeout)
+            await clock.sleep(silence)
+            while (due := self._sent_at + silence) > clock.now():
+                await clock.sleep_until(due)
+            if server.state.commit_index > progress.told_commit:
+                self._commit_due = True
+                server.wake_replication()
 
     def _has_work(self) -> bool:
         """Are there entries that were not sent?  A commit index alone waits for its timeout."""
@@ -290,21 +327,14 @@ class _Replication:
 
         False once the leadership is over, or the follower needs a snapshot.
         """
-        server, progress = self._server, self._progress
         while self._leads() and not self._needs_snapshot():
             if not self._has_room():
                 await self._follower.window_lot.park()
-            elif self._has_work():
+            elif self._commit_due or self._has_work():
                 return True
-            elif progress.told_commit >= server.state.log.last_index:
-                # The follower has everything and knows that all of it is committed.
-                await server.replication_lot.park()
             else:
-                timeout = draw_interval(server.environment, self._timeouts.commit_timeout)
-                with self._clock.move_on_after(timeout) as scope:
-                    await server.replication_lot.park()
-                if scope.cancelled_caught and self._leads() and server.state.commit_index > progress.told_commit:
-                    return True
+                self._server.replication_waits = True
+                await self._server.replication_lot.park()
         return False
 
     async def _decode(self, channel: Channel) -> None:
@@ -324,5 +354,5 @@ class _Replication:
                 )
                 if outcome is not Outcome.ADVANCED or not self._leads():
                     return
-            self._watch_reply(progress.in_flight[0].sent_at if progress.in_flight else float("inf"))
-            self._follower.window_lot.unpark_all()
+            if self._follower.window_lot:
+                self._follower.window_lot.unpark_all()

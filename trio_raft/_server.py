@@ -19,6 +19,7 @@ follower's side (``answer_…``), and what both share.
 """
 
 import math
+from typing import Any
 
 import trio
 
@@ -49,6 +50,9 @@ from trio_raft._rules.state import Role, State
 from trio_raft._snapshots import ServerSnapshots
 from trio_raft._tickets import Ticket
 from trio_raft.abc import Transport
+
+# What is asked once per command has a name of its own: a member of an enum is looked up slowly.
+_LEADER, _COMMAND = Role.LEADER, EntryKind.COMMAND
 
 
 class Server:
@@ -99,12 +103,15 @@ class Server:
         self.reads = ReadRounds()
         self.term_start_index = LogIndex(0)
         """Where this leadership's no-op stands: nothing is committed, and nothing read, before it is (R2, Q3)."""
-        self.tickets: dict[LogIndex, Ticket[object]] = {}
+        self.tickets: dict[LogIndex, Ticket[Any]] = {}
         self.pending_bytes = 0
         """Bytes of this leadership's proposals that are not applied yet."""
+        self._most_pending_bytes = config.limits.pending_bytes
 
         self.replication_lot = trio.lowlevel.ParkingLot()
         """Replicate tasks with nothing to send."""
+        self.replication_waits = False
+        """Does one of them wait there?  Asked once per command, of an attribute: asking the lot is a call."""
         self.heartbeat_lot = trio.lowlevel.ParkingLot()
         """Heartbeat tasks between two heartbeats; a read wakes them."""
         self.apply_lot = trio.lowlevel.ParkingLot()
@@ -182,21 +189,29 @@ class Server:
     # ------------------------------------------------------------------------------------ the leader's side
 
     @trio.lowlevel.enable_ki_protection
-    def submit_nowait(self, data: bytes) -> Ticket[object]:
+    def submit_nowait(self, data: bytes) -> Ticket[Any]:
         """Append an encoded command and return the ticket on which its outcome will be.
 
         Raises NotLeader, StorageFull, ``trio.ClosedResourceError``, or ``trio.WouldBlock`` at the byte bound.
         """
-        if self.state.role is not Role.LEADER or self.closed:
-            self.check_open()
-            raise self.not_leader()
+        ticket = self.submit_if_possible(data)
+        if ticket is not None:
+            return ticket
+        if self.state.role is Role.LEADER:
+            raise trio.WouldBlock
+        self.check_open()
+        raise self.not_leader()
+
+    @trio.lowlevel.enable_ki_protection
+    def submit_if_possible(self, data: bytes) -> Ticket[Any] | None:
+        """The same, but None if this server does not lead, or at the byte bound.  Raises StorageFull."""
+        if self.state.role is not _LEADER or self.pending_bytes >= self._most_pending_bytes:
+            return None
         if self.journal.full is not None:
             raise StorageFull(self.journal.full.path, self.journal.full.needed)
-        if self.pending_bytes >= self.config.limits.pending_bytes:
-            raise trio.WouldBlock
-        entry = self._append(EntryKind.COMMAND, data)
+        entry = self._append(_COMMAND, data)
         self.pending_bytes += len(entry.record)
-        ticket: Ticket[object] = Ticket(entry.index, entry.term)
+        ticket: Ticket[Any] = Ticket(entry.index, entry.term)
         self.tickets[entry.index] = ticket
         return ticket
 
@@ -205,9 +220,15 @@ class Server:
         entry = make_entry(index=LogIndex(log.last_index + 1), term=self.state.current_term, kind=kind, data=data)
         log.append(entry)
         self.journal.append(entry)
-        if self.replication_lot:
-            self.replication_lot.unpark_all()
+        if self.replication_waits:
+            self.wake_replication()
         return entry
+
+    @trio.lowlevel.enable_ki_protection
+    def wake_replication(self) -> None:
+        """There is something to send."""
+        self.replication_waits = False
+        self.replication_lot.unpark_all()
 
     @trio.lowlevel.enable_ki_protection
     def advance_commit(self) -> None:

@@ -5,7 +5,7 @@ another leader's entry at the same index never resolves it.  Waking is one direc
 ``Event`` or a channel per command costs several times as much.
 """
 
-from typing import Generic, TypeVar, cast
+from typing import Generic, TypeVar
 
 import attrs
 import trio
@@ -39,41 +39,49 @@ class Ticket(Generic[ResultT]):
         if self._settled:
             await trio.lowlevel.checkpoint()
         elif self._waiting is None:
-            # Protected: Ctrl-C between these two lines would leave a task here that does not wait; waking it is fatal.
-            self._waiting = trio.lowlevel.current_task()
-            await trio.lowlevel.wait_task_rescheduled(self._abort)
+            self.expect()
+            await trio.lowlevel.wait_task_rescheduled(self.forget)
         else:
             if self._waiting_too is None:
                 self._waiting_too = trio.lowlevel.ParkingLot()
             await self._waiting_too.park()
+        return self.outcome()
+
+    def expect(self) -> None:
+        """This task waits from now on, and nobody else does: ``wait_task_rescheduled(ticket.forget)`` must follow.
+
+        Both protected: Ctrl-C in between would leave a task here that does not wait, and waking that one is fatal.
+        """
+        self._waiting = trio.lowlevel.current_task()
+
+    def forget(self, _: object) -> trio.lowlevel.Abort:
+        """The waiting task is cancelled: rescheduling it a second time would end the apply task."""
+        self._waiting = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def outcome(self) -> ResultT:
+        """What ``wait`` returns or raises, once it is there."""
         if self._error is not None:
             raise twin_of(self._error)
-        return cast(ResultT, self._result)
+        return self._result  # type: ignore[return-value]  # settled, without an error
 
     @property
     def settled(self) -> bool:
         """Is the outcome there?  Then ``wait`` returns or raises at once."""
         return self._settled
 
-    def resolve(self, result: ResultT) -> None:
+    def resolve(self, result: ResultT | None) -> None:
         """The apply task's: the command was applied with this result."""
         self._result = result
-        self._wake()
-
-    def fail(self, error: BaseException) -> None:
-        """The command was refused, or its outcome will not be known here.  A fresh exception for each ticket."""
-        self._error = error
-        self._wake()
-
-    def _wake(self) -> None:
         self._settled = True
         if self._waiting is not None:
+            # The usual case, once per command: not one call more than it takes.
             trio.lowlevel.reschedule(self._waiting)
             self._waiting = None
         if self._waiting_too is not None:
             self._waiting_too.unpark_all()
 
-    def _abort(self, _: object) -> trio.lowlevel.Abort:
-        # A cancelled task must be forgotten: rescheduling it a second time would end the apply task.
-        self._waiting = None
-        return trio.lowlevel.Abort.SUCCEEDED
+    def fail(self, error: BaseException) -> None:
+        """The command was refused, or its outcome will not be known here.  A fresh exception for each ticket."""
+        self._error = error
+        self.resolve(None)

@@ -14,6 +14,7 @@ here, once: what the connection does wrong is ChannelBroken, what the peer does 
 
 import os
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
@@ -60,6 +61,8 @@ class Channel:
         self.max_frame_body = 0
         """Bytes; the largest frame body that the peer takes."""
         self._stream = stream
+        self._send_nowait: Callable[[bytes], int] | None = getattr(stream, "send_nowait", None)
+        """Of a stream that offers it: sends what there is room for, and returns how many bytes that was."""
         self._clock = environment.clock
         self._frame_timeout = timeouts.frame_timeout
         self._frame_deadline: float | None = None
@@ -89,13 +92,21 @@ class Channel:
         """
         self._check_alive()
         try:
+            if self._send_nowait is not None and not self._send_lock.locked():
+                # Nearly always there is room for everything: then no deadline has to be set and taken back.
+                sent = self._send_nowait(frames)
+                if sent == len(frames):
+                    return
+                rest: bytes | memoryview = memoryview(frames)[sent:]
+            else:
+                rest = frames
             with self._clock.move_on_after(self._frame_timeout) as scope:
                 try:
                     self._send_lock.acquire_nowait()
                 except trio.WouldBlock:
                     await self._send_lock.acquire()
                 try:
-                    await self._stream.send_all(frames)
+                    await self._stream.send_all(rest)
                 finally:
                     self._send_lock.release()
         except _CONNECTION_ERRORS as error:
@@ -127,10 +138,11 @@ class Channel:
             return frames
         while True:
             self._check_alive()
+            # Whatever arrived before was decoded when it did.
+            self._decoder.feed(await self._receive_some())
             frames = await self._decode_received()
             if frames:
                 return frames
-            self._decoder.feed(await self._receive_some())
 
     async def request(self, message: Message) -> Message:
         """Send a request and wait for its reply, as long as it takes; no other request may be in flight.
@@ -370,4 +382,4 @@ def _describe_stream(stream: trio.abc.Stream) -> str:
             return "a peer that has gone"
         if isinstance(name, tuple):
             return f"{name[0]}:{name[1]}"
-    return "a peer that dialled"
+    return getattr(stream, "peer_name", "") or "a peer that dialled"

@@ -224,7 +224,10 @@ class LogStore(abc.ABC, Generic[PlanT, ReadPlanT, UpkeepT]):
 
     @abc.abstractmethod
     def plan_upkeep(self) -> UpkeepT | None:
-        """The next slice of work that keeps room ready ahead of the writer, or None if there is enough."""
+        """The next slice of work that keeps room ready ahead of the writer, or None if there is enough.
+
+        Asked after each write, and again before the slice is done: the same until then, and cheap.
+        """
 
     @abc.abstractmethod
     def execute_upkeep(self, upkeep: UpkeepT) -> None:
@@ -349,7 +352,11 @@ class SnapshotStore(abc.ABC):
 
 
 class Transport(abc.ABC):
-    """How servers reach each other: any reliable, ordered byte stream will do."""
+    """How servers reach each other: any reliable, ordered byte stream will do.
+
+    A stream may offer two things more: ``send_nowait(data)``, which sends as much as there is room for without waiting
+    and returns how many bytes that was, and ``peer_name``, a text for messages about a peer that is not known yet.
+    """
 
     @abc.abstractmethod
     async def dial(self, address: str) -> trio.abc.Stream:

@@ -481,10 +481,10 @@ class ListModel:
         self.base = self.gone = at
 
 
-@given(steps=STEPS, memory_bytes=st.sampled_from([0, 40, 100, 400, PLENTY]))
-def test_log_agrees_with_a_list(steps: list[tuple[str, object, int]], memory_bytes: int) -> None:
-    """After any series of changes the log answers every question as a plain list would."""
-    log, model = Log(memory_bytes=memory_bytes), ListModel(memory_bytes)
+@given(steps=STEPS, memory_bytes=st.sampled_from([0, 40, 100, 400, PLENTY]), unpacked=st.sampled_from([0, 1, 3, 1024]))
+def test_log_agrees_with_a_list(steps: list[tuple[str, object, int]], memory_bytes: int, unpacked: int) -> None:
+    """After any series of changes the log answers every question as a plain list would, packed or not."""
+    log, model = Log(memory_bytes=memory_bytes, newest_unpacked=unpacked), ListModel(memory_bytes)
     for name, value, size in steps:
         if name == "append":
             assert isinstance(value, int)

@@ -11,12 +11,11 @@ from trio.testing import MockClock
 
 from trio_raft._environment import (
     Lane,
-    ThreadLanes,
     TrioClock,
     draw_interval,
-    real_environment,
     sleep_until_due,
 )
+from trio_raft._lanes import ThreadLanes, real_environment
 from trio_raft.testing._environment import test_environment
 
 INTERVAL = 1.0
@@ -146,6 +145,7 @@ async def test_thread_lanes_keep_order_in_a_lane() -> None:
             nursery.start_soon(ask, number)
             await trio.lowlevel.checkpoint()
     assert ran == list(range(20))
+    lanes.close()
 
 
 async def test_thread_lanes_are_apart_from_each_other_and_from_the_users_threads() -> None:
@@ -160,6 +160,7 @@ async def test_thread_lanes_are_apart_from_each_other_and_from_the_users_threads
             await trio.lowlevel.checkpoint()
         assert await lanes(Lane.JOURNAL, threading.current_thread) is not threading.main_thread()
         go.set()
+    lanes.close()
 
 
 async def test_thread_lanes_abandon_a_hung_call() -> None:
@@ -181,17 +182,20 @@ async def test_thread_lanes_abandon_a_hung_call() -> None:
         assert ran == []
         go.set()
     assert ran == ["hung", "next"]
+    lanes.close()
 
 
 async def test_thread_lanes_raise_what_the_function_raises() -> None:
     """An error in the thread is the caller's error."""
+    lanes = ThreadLanes()
     with pytest.raises(ZeroDivisionError):
-        await ThreadLanes()(Lane.READ, lambda: 1 // 0)
+        await lanes(Lane.READ, lambda: 1 // 0)
+    lanes.close()
 
 
 async def test_trio_clock_is_the_runs_clock(mock_clock: MockClock) -> None:
     """The clock of production is Trio's own, whatever the run was started with."""
-    clock = real_environment().clock
+    clock = real_environment(ThreadLanes()).clock
     mock_clock.jump(7)
     assert clock.now() == trio.current_time() == 7
     with clock.move_on_after(3) as scope:
@@ -207,4 +211,4 @@ async def test_trio_clock_is_the_runs_clock(mock_clock: MockClock) -> None:
 
 def test_real_environment_draws_differ() -> None:
     """Two nodes of one process do not draw the same numbers (E9)."""
-    assert real_environment().random.random() != real_environment().random.random()
+    assert real_environment(ThreadLanes()).random.random() != real_environment(ThreadLanes()).random.random()

@@ -11,20 +11,20 @@ import trio
 
 from tests.tasks.connecting import N1, N2, make_handshake
 from trio_raft._config import Timeouts
-from trio_raft._environment import real_environment
 from trio_raft._errors import HandshakeRefused
+from trio_raft._lanes import ThreadLanes, real_environment
 from trio_raft._messages import Heartbeat, HeartbeatReply, Purpose, Term
-from trio_raft._tcp import TCPTransport
+from trio_raft._tcp import TCPListener, TCPStream, TCPTransport
 from trio_raft._transport import Channel, ChannelBroken, accept, dial
 
-ENVIRONMENT = real_environment()
+ENVIRONMENT = real_environment(ThreadLanes())
 TIMEOUTS = Timeouts()
 
 
 async def listening(host: str = "127.0.0.1") -> tuple[trio.abc.Listener[trio.abc.Stream], str]:
     """A listener on a free port, and its address."""
     (listener,) = await TCPTransport().listen(f"{host}:0")
-    assert isinstance(listener, trio.SocketListener)
+    assert isinstance(listener, TCPListener)
     return listener, f"{host}:{listener.socket.getsockname()[1]}"
 
 
@@ -76,8 +76,8 @@ async def test_tcp_sends_without_delay() -> None:
     dialled = await TCPTransport().dial(address)
     accepted = await listener.accept()
     for stream in (dialled, accepted):
-        assert isinstance(stream, trio.SocketStream)
-        assert stream.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+        assert isinstance(stream, TCPStream)
+        assert stream.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
         await stream.aclose()
     await listener.aclose()
 

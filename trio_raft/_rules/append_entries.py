@@ -27,7 +27,7 @@ from collections.abc import Mapping, Sequence
 import attrs
 
 from trio_raft._messages import AppendEntries, AppendEntriesReply, Rejection, ServerId
-from trio_raft._records import Entry, LogIndex, Term
+from trio_raft._records import Entry, LogIndex, Term, follow
 from trio_raft._rules.log import Log
 from trio_raft._rules.progress import Progress
 from trio_raft._rules.state import Role, State
@@ -153,10 +153,14 @@ def _check_request(request: AppendEntries) -> None:
     index, term = request.prev_log_index, request.prev_log_term
     if index < 0 or (index == 0) != (term == 0) or request.leader_commit < 0:
         raise BadRequest(f"previous entry {index} of term {term}, commit index {request.leader_commit}")
-    for entry in request.entries:
-        if entry.index != index + 1 or entry.term < max(term, 1):
-            raise BadRequest(f"{entry} cannot follow index {index} of term {term}")
-        index, term = entry.index, entry.term
+    entries = request.entries
+    if not follow(entries, index, max(term, 1)):
+        for entry in entries:
+            if entry.index != index + 1 or entry.term < max(term, 1):
+                raise BadRequest(f"{entry} cannot follow index {index} of term {term}")
+            index, term = entry.index, entry.term
+    elif entries:
+        index, term = entries[-1].index, entries[-1].term
     if term > request.term:
         raise BadRequest(f"entry {index} of term {term} from a leader of term {request.term}")
 

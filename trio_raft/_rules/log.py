@@ -19,7 +19,13 @@ the Log Matching Property, paper 5.3).
 
 Entries themselves are the *tail*: a list, and the index of its first slot.  Entries that left memory leave an
 empty slot behind; once half of the slots are empty they are cut off.  So dropping old entries costs each
-append a constant.
+append a constant.  Of those in memory only the newest are ``Entry`` objects; the older ones, which hardly anybody
+asks for, are *packed*: the slot holds the bare record.  Python's garbage collector passes through every object
+that could be part of a cycle, again and again, and bytes are none: half a million entries, which are nothing
+unusual, made it stop the loop for 50 to 150 ms at a time::
+
+    slots    empty ....... | packed: bytes ....... | Entry ....... |
+             _tail_first   | memory_first          | _packed_slots |
 
 House rule: an unknown term is never 0.  Whoever asks for the term of an index outside the log gets
 ``NotInLog``, because a made-up 0 at ``prev_log_index`` would compare as "very old" and be accepted as an
@@ -29,11 +35,14 @@ answer.
 from bisect import bisect_right
 from collections.abc import Sequence
 
-from trio_raft._records import Entry, EntryKind, LogIndex, Term
+from trio_raft._records import Entry, LogIndex, Term, entry_of
 
 _NOWHERE = LogIndex(0)
 _BEFORE_ALL_TERMS = Term(0)
-_EMPTY_SLOT = Entry(_NOWHERE, _BEFORE_ALL_TERMS, EntryKind.NO_OP, b"")
+_EMPTY_SLOT = b""
+
+NEWEST_UNPACKED = 1024
+"""Entries that are kept ready for use: what is on its way to the followers and the state machine, usually."""
 
 
 class NotInLog(Exception):
@@ -53,6 +62,8 @@ class Log:
     __slots__ = (
         "_empty_slots",
         "_memory_bytes",
+        "_newest_unpacked",
+        "_packed_slots",
         "_run_firsts",
         "_run_terms",
         "_tail",
@@ -64,7 +75,7 @@ class Log:
         "memory_bytes_used",
     )
 
-    def __init__(self, *, memory_bytes: int) -> None:
+    def __init__(self, *, memory_bytes: int, newest_unpacked: int = NEWEST_UNPACKED) -> None:
         """An empty log that keeps about ``memory_bytes`` of records in memory once they may leave it."""
         self.base_index = _NOWHERE
         self.base_term = _BEFORE_ALL_TERMS
@@ -73,11 +84,14 @@ class Log:
         self.memory_bytes_used = 0
         """Bytes of the records in the tail."""
         self._memory_bytes = memory_bytes
+        self._newest_unpacked = newest_unpacked
         self._run_firsts = [_NOWHERE]
         self._run_terms = [_BEFORE_ALL_TERMS]
-        self._tail: list[Entry] = []
+        self._tail: list[Entry | bytes] = []
         self._tail_first = LogIndex(1)
         self._empty_slots = 0
+        self._packed_slots = 0
+        """The empty ones included."""
 
     @classmethod
     def recovered(
@@ -113,6 +127,7 @@ class Log:
                 raise AssertionError(f"{entry} does not fit at index {expected_index} of {term_runs}")
         log._tail = list(tail)
         log.memory_bytes_used = sum(len(entry.record) for entry in tail)
+        log._pack(len(tail) - log._newest_unpacked)
         return log
 
     # ------------------------------------------------------------------------------------------ questions
@@ -162,7 +177,7 @@ class Log:
         if not self.base_index < index <= self.last_index:
             raise self._not_in_log(index)
         slot = index - self._tail_first
-        return self._tail[slot] if slot >= self._empty_slots else None
+        return self._unpacked(slot, slot + 1)[0] if slot >= self._empty_slots else None
 
     def slice(
         self, first: LogIndex, *, max_entries: int, max_bytes: int, not_above: LogIndex | None = None
@@ -180,7 +195,9 @@ class Log:
         slot = first - self._tail_first
         if slot < self._empty_slots:
             return None
-        entries = self._tail[slot : min(slot + max_entries, end + 1 - self._tail_first)]
+        entries = self._unpacked(slot, min(slot + max_entries, end + 1 - self._tail_first))
+        if sum([len(entry.record) for entry in entries]) <= max_bytes:
+            return entries
         size = 0
         for count, entry in enumerate(entries):
             size += len(entry.record)
@@ -228,13 +245,12 @@ class Log:
         if not self.base_index < index <= self.last_index:
             raise self._not_in_log(index)
         if index <= self.memory_first:
-            self._tail.clear()
-            self._tail_first, self._empty_slots = index, 0
-            self.memory_bytes_used = 0
+            self._forget_tail(index)
         else:
             slot = index - self._tail_first
-            self.memory_bytes_used -= sum([len(entry.record) for entry in self._tail[slot:]])
+            self.memory_bytes_used -= sum([len(entry.record) for entry in self._unpacked(slot, len(self._tail))])
             del self._tail[slot:]
+            self._packed_slots = min(self._packed_slots, slot)
         while self._run_firsts[-1] >= index:
             self._run_firsts.pop()
             self._run_terms.pop()
@@ -257,9 +273,10 @@ class Log:
         self._run_terms[:run] = [self.base_term]
         gone = up_to + 1 - self._tail_first
         if gone > self._empty_slots:
-            self.memory_bytes_used -= sum([len(entry.record) for entry in self._tail[self._empty_slots : gone]])
+            self.memory_bytes_used -= sum([len(entry.record) for entry in self._unpacked(self._empty_slots, gone)])
             del self._tail[:gone]
             self._tail_first, self._empty_slots = LogIndex(up_to + 1), 0
+            self._packed_slots = max(0, self._packed_slots - gone)
 
     def reset(self, index: LogIndex, term: Term) -> None:
         """Let a snapshot's last entry take the place of the whole log, which is empty above it (N1).
@@ -271,30 +288,58 @@ class Log:
         self.base_index = self.last_index = index
         self.base_term = self.last_term = term
         self._run_firsts, self._run_terms = [index], [term]
-        self._tail.clear()
-        self._tail_first, self._empty_slots = LogIndex(index + 1), 0
-        self.memory_bytes_used = 0
+        self._forget_tail(LogIndex(index + 1))
 
     def release(self, up_to: LogIndex) -> None:
         """Let entries ≤ ``up_to`` leave memory, oldest first, until the rest is within ``memory_bytes``.
 
-        The caller knows which entries are on disk and not needed here any more.  Costs a comparison when
-        nothing is to be done, else a constant for each entry that leaves.
+        The caller knows which entries are on disk and not needed here any more.  Costs a constant for each
+        entry that is packed, and for each that leaves.
         """
+        self._pack(len(self._tail) - self._newest_unpacked)
         if self.memory_bytes_used <= self._memory_bytes:
             return
         tail = self._tail
         slot = self._empty_slots
         end = min(up_to + 1 - self._tail_first, len(tail))
         while slot < end and self.memory_bytes_used > self._memory_bytes:
-            self.memory_bytes_used -= len(tail[slot].record)
+            self._pack(slot + 1)
+            self.memory_bytes_used -= len(tail[slot])  # type: ignore[arg-type]  # packed
             tail[slot] = _EMPTY_SLOT
             slot += 1
         if slot * 2 > len(tail):
             del tail[:slot]
             self._tail_first = LogIndex(self._tail_first + slot)
+            self._packed_slots -= slot
             slot = 0
         self._empty_slots = slot
+
+    # ------------------------------------------------------------------------------------------ the tail
+
+    def _unpacked(self, first: int, end: int) -> list[Entry]:
+        """The entries in these slots, none of which is empty."""
+        packed_end = min(self._packed_slots, end)
+        if first >= packed_end:
+            return self._tail[first:end]  # type: ignore[return-value]  # nothing but entries
+        index = self._tail_first + first
+        entries = [
+            entry_of(record, LogIndex(position), self.term_at(LogIndex(position)))  # type: ignore[arg-type]  # packed
+            for position, record in enumerate(self._tail[first:packed_end], start=index)
+        ]
+        entries += self._tail[packed_end:end]  # type: ignore[arg-type]  # entries from there on
+        return entries
+
+    def _pack(self, end: int) -> None:
+        """Leave the bare records in the slots before ``end``."""
+        first = self._packed_slots
+        if first < end:
+            self._tail[first:end] = [entry.record for entry in self._tail[first:end]]  # type: ignore[union-attr]
+            self._packed_slots = end
+
+    def _forget_tail(self, next_index: LogIndex) -> None:
+        self._tail.clear()
+        self._tail_first, self._empty_slots, self._packed_slots = next_index, 0, 0
+        self.memory_bytes_used = 0
 
     def __repr__(self) -> str:
         runs = ", ".join(f"{first}:{term}" for first, term in zip(self._run_firsts, self._run_terms, strict=True))
