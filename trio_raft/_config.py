@@ -42,7 +42,7 @@ class Timeouts:
 
     heartbeat_timeout: float = 1.0
     """A follower that heard no leader for a time drawn from [t, 2t) asks for pre-votes; for t it refuses others' votes.
-    Heartbeats go out every t / 10."""
+    Heartbeats go out every t / 10.  A leader that is known to be gone is not waited for (``failover_delay``)."""
 
     election_timeout: float = 1.0
     """A candidate that got no majority within a time drawn from [t, 2t) tries again."""
@@ -110,6 +110,14 @@ class Timeouts:
     def heartbeat_interval(self) -> float:
         """Seconds; a leader's heartbeats are drawn from [interval, 2 × interval)."""
         return self.heartbeat_timeout / 10
+
+    @property
+    def failover_delay(self) -> float:
+        """Seconds; a follower that knows its leader to be gone asks for pre-votes after a time drawn from [0, t).
+
+        Shorter, and votes are split more often; longer, and even a first try comes late.
+        """
+        return self.heartbeat_timeout / 20
 
 
 @attrs.frozen(kw_only=True)

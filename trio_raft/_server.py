@@ -18,15 +18,13 @@ Reading order: ``Server`` and ``transition``; then the leader's side (``submit_n
 follower's side (``answer_…``), and what both share.
 """
 
-import math
-
 import trio
 
 from trio_raft._config import Config
-from trio_raft._environment import Environment, draw_interval
+from trio_raft._environment import Environment
 from trio_raft._errors import IncarnationRefused, LeadershipLost, NotLeader, StorageFull, error_text
 from trio_raft._event_hub import EventHub
-from trio_raft._events import BootstrapDone, LeaderChanged, RoleChanged
+from trio_raft._events import BootstrapDone, LeaderChanged, LeaderGone, RoleChanged
 from trio_raft._first_start import FirstStart
 from trio_raft._follower import Follower
 from trio_raft._handshake import Handshake
@@ -41,6 +39,7 @@ from trio_raft._messages import (
     RequestVoteReply,
     ServerId,
 )
+from trio_raft._patience import Patience
 from trio_raft._records import Entry, EntryKind, LogIndex, Term, make_entry
 from trio_raft._rules import append_entries, request_vote
 from trio_raft._rules.progress import Progress
@@ -90,8 +89,7 @@ class Server:
         transition voids it."""
         self.campaign_report = ""
         """For a person: how the last campaign went."""
-        self.last_leader_contact = -math.inf
-        self.election_deadline = environment.clock.now() + draw_interval(environment, config.timeouts.heartbeat_timeout)
+        self.patience = Patience(environment, config.timeouts)
 
         self.role_scope: trio.CancelScope | None = None
         self.followers: dict[ServerId, Follower] = {}
@@ -137,7 +135,7 @@ class Server:
             self._begin_leadership()
         elif role_before is not Role.FOLLOWER:
             # The deadline is from before it led: it would campaign against its successor at once.
-            self.restart_election_timer()
+            self.patience.restart()
         if self.role_scope is not None:
             self.role_scope.cancel()
         self.events.publish(RoleChanged(role.value, term, reason))
@@ -163,6 +161,7 @@ class Server:
             if member != self.node_id
         }
         self.reads = ReadRounds()
+        self.patience.won()
         # In the same step, so that no command and no read can come before it (paper section 8).
         self.term_start_index = self._append(EntryKind.NO_OP, b"").index
 
@@ -285,7 +284,7 @@ class Server:
             self.state.record_vote(candidate)
             self.vote_position = self.journal.save_vote(self.state.current_term, candidate)
         # Having supported another, give it the time to win (paper 5.2).
-        self.restart_election_timer()
+        self.patience.supported()
 
     @trio.lowlevel.enable_ki_protection
     def accept_leader(self, term: Term, leader: ServerId) -> None:
@@ -293,23 +292,29 @@ class Server:
         state = self.state
         if term > state.current_term or state.role is Role.CANDIDATE:
             self.transition(term, Role.FOLLOWER, f"{leader} leads")
-        self.last_leader_contact = self.environment.clock.now()
-        self.restart_election_timer()
+        self.patience.heard()
         if state.leader != leader:
             state.follow(leader)
             self.events.publish(LeaderChanged(leader, term))
             self.change_lot.unpark_all()
 
-    def restart_election_timer(self) -> None:
-        """Draw anew how long to wait for a leader; ``follow`` looks at the deadline, nobody is woken."""
-        self.election_deadline = self.environment.clock.now() + draw_interval(
-            self.environment, self.config.timeouts.heartbeat_timeout
-        )
+    def follows(self, leader: ServerId, term: Term) -> bool:
+        """Is this the leader that this server follows, in that term?"""
+        state = self.state
+        return (state.role, state.leader, state.current_term) == (Role.FOLLOWER, leader, term)
+
+    @trio.lowlevel.enable_ki_protection
+    def note_leader_gone(self, leader: ServerId, reason: str) -> None:
+        """The leader that this server follows leads no more: ``_leader_loss.py`` has made sure."""
+        self.patience.lost(f"{leader} is gone: {reason}")
+        self.events.publish(LeaderGone(leader, self.state.current_term, reason))
+        if self.role_scope is not None:
+            # ``follow`` sleeps until the deadline that was; the role loop begins it anew.
+            self.role_scope.cancel()
 
     def is_sticky(self) -> bool:
-        """Does this server lead, or has it heard a leader within ``heartbeat_timeout``?  Then it supports no other."""
-        silence = self.environment.clock.now() - self.last_leader_contact
-        return self.state.role is Role.LEADER or silence < self.config.timeouts.heartbeat_timeout
+        """Does this server lead, or is it loyal to a leader that it hears?  Then it supports no other."""
+        return self.state.role is Role.LEADER or self.patience.is_loyal()
 
     # ------------------------------------------------------------------------------------ what both share
 
@@ -317,7 +322,7 @@ class Server:
     def become_ready(self) -> None:
         """The settled first configuration is durable: from now on this server votes and acknowledges."""
         self.ready = True
-        self.restart_election_timer()
+        self.patience.restart()
         self.events.publish(BootstrapDone(self.first_start.members))
         self.change_lot.unpark_all()
 

@@ -404,7 +404,7 @@ def answers_pre_votes_with_a_timer(server: Server) -> None:
 
     def answer_vote(request: RequestVote) -> tuple[RequestVoteReply, int]:
         answer = original(request)
-        server.restart_election_timer()
+        server.patience.restart()
         return answer
 
     server.answer_vote = answer_vote  # type: ignore[method-assign]

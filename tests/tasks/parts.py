@@ -16,6 +16,7 @@ from trio_raft._environment import Environment
 from trio_raft._event_hub import EventReceiver
 from trio_raft._events import Event
 from trio_raft._handshake import Handshake
+from trio_raft._leader_loss import LeaderLoss
 from trio_raft._messages import (
     AppendEntries,
     AppendEntriesReply,
@@ -268,7 +269,7 @@ def handshake_of(config: Config, *, own: Incarnation | None = None) -> Handshake
 async def listen_for(server: Server, nursery: trio.Nursery) -> PeerService:
     """Serve the connections of a server's peers."""
     listeners = await server.transport.listen(server.config.listen_address)
-    service = PeerService(server, SnapshotService(server).answer)
+    service = PeerService(server, SnapshotService(server).answer, LeaderLoss(server).look)
     nursery.start_soon(trio.serve_listeners, service.serve, list(listeners))
     return service
 

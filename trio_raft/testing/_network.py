@@ -6,7 +6,8 @@
 * a link: slow at times (``set_latency``), narrow (``set_bandwidth``), clogged (nothing moves for a while, then all),
   cut in one direction; bridges and rings are sets of such cuts;
 * a connection: reset, torn (a part of a send arrives, then a reset), half open; a dial can be refused;
-* a node: paused (the process stands still, its machine takes what arrives), frozen (no power).
+* a node: paused (the process stands still, its machine takes what arrives), frozen (no power), its process killed
+  (its machine closes all connections).
 
 A cut behaves as with TCP: what was sent waits and arrives after ``heal``; until then the sender notices nothing until
 the buffer is full, the receiver hears nothing, not even that the other side closed, and dials hang.  (A stream that
@@ -166,6 +167,17 @@ class MemoryNetwork:
         host.paused, host.reads_from = False, trio.current_time() + READ_DELAY
         host.changed.unpark_all()
         self._wake()
+
+    def hang_up(self, node_id: str) -> None:
+        """The node's process dies, and its machine goes on: it closes all connections of the process at once.
+
+        What was sent still arrives, and the end after it; what arrives here is answered with a reset, once ``freeze``,
+        which keeps back what a dying node still says, and ``thaw`` are over.
+        """
+        for pipe in list(self._pipes):
+            if pipe.link.source.name == node_id:
+                pipe.close_sender()
+        self._count("hang up")
 
     def freeze(self, node_id: str) -> None:
         """The node's machine loses its power: nothing leaves it or arrives there, nobody is told, dials to it hang.

@@ -127,7 +127,7 @@ class ElectionChecks:
     def _election_state(self) -> tuple[int, str | None, float, float]:
         """All that a pre-vote, or a request that is refused for stickiness, must leave alone."""
         server, state = self._server, self._state
-        return state.current_term, state.voted_for, server.election_deadline, server.last_leader_contact
+        return state.current_term, state.voted_for, server.patience.election_deadline, server.patience.last_contact
 
     def _after_answer_vote(
         self,

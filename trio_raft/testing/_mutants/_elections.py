@@ -84,7 +84,7 @@ def _count_refusals(sound: Any) -> Any:
 def _pre_vote_restarts_timer(sound: Any) -> Any:
     def answer_vote(self: Server, request: RequestVote) -> Any:
         if request.pre_vote:
-            self.restart_election_timer()
+            self.patience.restart()
         return sound(self, request)
 
     return answer_vote
