@@ -84,6 +84,7 @@ class Cluster(Generic[CommandT, ResultT]):
         self.scope = self.clock.move_on_after(settings.time_limit)
         """Holds the block; a failure cancels it."""
         self.judge.on_failure = self.scope.cancel
+        self.judge.refuses = self.network.refuses
         self._machine = machine
         self._nursery = nursery
         self._clients = 0

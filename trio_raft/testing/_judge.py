@@ -12,7 +12,7 @@ from typing import Any
 
 from trio_raft._environment import Clock
 from trio_raft._errors import LogCorrupt, SnapshotCorrupt, StorageError, StorageFull, error_text
-from trio_raft._events import Event
+from trio_raft._events import Event, LeaderGone
 from trio_raft._messages import Message
 from trio_raft._server import Server
 from trio_raft._snapshot_events import SnapshotIgnored
@@ -44,6 +44,8 @@ class Judge:
         self.invariants.on_violation = self._note_violation
         self.on_failure: Callable[[], None] = _nothing
         """Called once, when the first failure is recorded."""
+        self.refuses: Callable[[str, str], bool] = _nowhere
+        """Does the network refuse what the first of two members dials, though the second one listens?"""
         self.failure: SimulationFailed | None = None
         self.expected: dict[str, tuple[type[BaseException], ...]] = {}
         """Errors by which a member's node may end."""
@@ -108,11 +110,21 @@ class Judge:
         return expected or (isinstance(error, StorageError | StorageFull) and member.disk_failed_lately())
 
     def _explains_event(self, node_id: str, event: Event) -> bool:
-        """Only a peer whose disk was tampered with makes a leader report what no peer should do."""
+        """Only a peer whose disk was tampered with makes a leader report what no peer should do.
+
+        And where dials are refused, a member must take a leader that lives for dead.
+        """
+        if isinstance(event, LeaderGone):
+            return self.refuses(node_id, event.leader)
         if isinstance(event, SnapshotIgnored):
             return "bit flip" in self._members[node_id].disk.injected
         peer = self._members.get(getattr(event, "peer", ""))
         return peer is not None and bool(peer.excuse)
+
+
+def _nowhere(source: str, target: str) -> bool:  # noqa: ARG001
+    """Until a cluster says otherwise."""
+    return False
 
 
 def _nothing() -> None:

@@ -56,7 +56,8 @@ class MemoryNetwork:
         self._buffer_bytes = buffer_bytes
         self._hosts: dict[str, Host] = {}
         self._links: dict[tuple[str, str], Link] = {}
-        self._refusing: dict[str, None] = {}
+        self._refusing: dict[tuple[str, str], None] = {}
+        """(who dials, or empty for everybody; whom)."""
         self._listeners: dict[str, MemoryListener] = {}
         self._owners: dict[str, str] = {}
         """Address → the node that listened there last: packets to a dead node take the same road."""
@@ -144,9 +145,14 @@ class MemoryNetwork:
                 pipe.lose_receiver()
                 self._count("half open")
 
-    def refuse(self, node_id: str) -> None:
-        """Dials to that node fail at once until ``heal``, as if nobody listened."""
-        self._refusing[node_id] = None
+    def refuse(self, node_id: str, *, source: str = "") -> None:
+        """Dials to that node, or only those of ``source``, fail at once until ``heal``, as if nobody listened."""
+        self._refusing[source, node_id] = None
+
+    def refuses(self, source: str, node_id: str) -> bool:
+        """Is a dial refused though somebody listens: on request, or since he accepts nothing and too many wait?"""
+        crowded = any(not each.has_room() for each in self._listeners.values() if each.host.name == node_id)
+        return crowded or ("", node_id) in self._refusing or (source, node_id) in self._refusing
 
     @property
     def open_connections(self) -> int:
@@ -215,7 +221,7 @@ class MemoryNetwork:
             else:
                 await self._healed.park()
         listener = self._listeners.get(address)
-        if listener is None or listener.host.name in self._refusing or not listener.has_room():
+        if listener is None or self.refuses(source, listener.host.name):
             self._count("refused dial")
             raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED), address)
         outgoing, incoming = self._pipe(there), self._pipe(back)
