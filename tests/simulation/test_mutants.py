@@ -20,6 +20,8 @@ QUICK = (
     "applies-before-durable",
     "tickets-survive",
     "leads-for-ever",
+    "loss-is-death",
+    "never-loyal-again",
     "log-cut-too-soon",
     "oldest-snapshots-kept",
     "restore-skipped",
@@ -42,7 +44,7 @@ def test_mutants_are_many_and_each_has_its_rule() -> None:
 
 @pytest.mark.parametrize("name", QUICK)
 def test_mutant_is_caught(name: str) -> None:
-    """A rule that is broken on purpose fails a seed (E2, E9, N3, N4, R6, R7, S1, S6, S7, S11, X1)."""
+    """A rule that is broken on purpose fails a seed (E2, E9, E11, N3, N4, R6, R7, S1, S6, S7, S11, X1)."""
     reports = (run_seed(seed, mutant=name) for seed in range(ENOUGH))
     caught = next(report for report in reports if not report.ok)
     assert f"seed {caught.seed}: " in caught.violation

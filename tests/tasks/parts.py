@@ -12,6 +12,7 @@ import trio
 
 from trio_raft._codec import Frame
 from trio_raft._config import Config, Limits, Snapshots, Timeouts
+from trio_raft._election import campaign, follow
 from trio_raft._environment import Environment
 from trio_raft._event_hub import EventReceiver
 from trio_raft._events import Event
@@ -224,6 +225,14 @@ def lead_term(server: Server, term: int) -> None:
         server.transition(Term(term - 1), Role.FOLLOWER, "the test says so")
     server.transition(Term(term), Role.CANDIDATE, "the test says so")
     server.transition(Term(term), Role.LEADER, "the test says so")
+
+
+async def run_roles(server: Server) -> None:
+    """The role loop, as a node runs it, up to a leadership."""
+    while server.state.role is not Role.LEADER:
+        with trio.CancelScope() as server.role_scope:
+            await (follow if server.state.role is Role.FOLLOWER else campaign)(server)
+        await trio.lowlevel.checkpoint()
 
 
 class Recorder:
