@@ -49,10 +49,8 @@ class Timeouts:
 
     leader_lease_timeout: float = 0.5
     """A leader that had no round trip with a majority for so long steps down; it takes three heartbeats at least.
-
     Two round trips of the network must fit into it, since an answer speaks for the moment of its question: with the
-    defaults they may take up to 0.2 s each.  On slower networks raise this and ``heartbeat_timeout`` together.
-    """
+    defaults they may take up to 0.2 s each.  On slower networks raise this and ``heartbeat_timeout`` together."""
 
     commit_timeout: float = 0.05
     """When writes stop, followers learn the commit index after a time drawn from [t, 2t)."""
@@ -113,10 +111,7 @@ class Timeouts:
 
     @property
     def failover_delay(self) -> float:
-        """Seconds; a follower that knows its leader to be gone asks for pre-votes after a time drawn from [0, t).
-
-        Shorter, and votes are split more often; longer, and even a first try comes late.
-        """
+        """Seconds; a follower that knows its leader to be gone asks for pre-votes after a time drawn from [0, t)."""
         return self.heartbeat_timeout / 20
 
 

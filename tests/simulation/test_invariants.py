@@ -318,7 +318,6 @@ def support_while_a_leader_is_heard(stage: Stage) -> None:
     stage.settle_in()
     stage[N2].answer_heartbeat(Heartbeat(Term(1), N1, 0))
     stage[N2].patience.gone = "somebody said so"
-    stage[N3].transition(Term(1), Role.CANDIDATE, "the test says so")
     stage[N2].answer_vote(RequestVote(Term(2), N3, LogIndex(9), Term(1), True))
 
 
