@@ -42,9 +42,10 @@ class LeaderLoss:
         self._asking: set[ServerId] = set()
 
     async def look(self, peer: ServerId, boot_id: str) -> None:
-        """The last connection that this process of a peer had opened has ended.
+        """A connection from this process of a peer has ended, and none for its heartbeats is left.
 
-        Returns when it is clear whether that matters.
+        Returns when it is clear whether that matters.  Called again for each further connection that ends: what the
+        leader still sent may be read from that one after the question was answered.
         """
         server = self._server
         if peer in self._asking or not server.follows(peer, server.state.current_term):

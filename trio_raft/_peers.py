@@ -65,8 +65,8 @@ async def dial_peer(server: Server, peer: ServerId, purpose: Purpose) -> Channel
 
 
 Disconnected = Callable[[ServerId, str], Awaitable[None]]
-"""Told that the last connection by which a peer's process, of that boot id, was heard has ended (``_leader_loss.py``).
-"""
+"""Told that a connection from a peer's process, of that boot id, has ended, and none for control is left
+(``_leader_loss.py``)."""
 
 SnapshotAnswer = Callable[[InstallSnapshot], Awaitable[InstallSnapshotReply]]
 """Carries one message of a snapshot transfer out, and gives the reply (``_receiving.py``)."""
@@ -131,12 +131,11 @@ class PeerService:
             await self._on_disconnected(channel.peer, channel.peer_boot_id)
 
     def _is_connected(self, peer: ServerId) -> bool:
-        """Is a connection open on which a leader is heard?  One that was superseded may be half open for ever."""
-        return any(
-            not served.superseded
-            for purpose in (Purpose.CONTROL, Purpose.REPLICATION)
-            for served in self._served.get((peer, purpose), ())
-        )
+        """Is the connection open on which a leader beats?  One that was superseded may be half open for ever.
+
+        Any other may be dropped at the least doubt, or be idle and half open.
+        """
+        return any(not served.superseded for served in self._served.get((peer, Purpose.CONTROL), ()))
 
     async def _serve_purpose(self, channel: Channel) -> None:
         if channel.purpose is Purpose.REPLICATION:

@@ -24,7 +24,7 @@ from tests.tasks.parts import (
 )
 from trio_raft._events import LeaderGone, RoleChanged
 from trio_raft._handshake import Handshake
-from trio_raft._messages import Heartbeat, Incarnation, Purpose
+from trio_raft._messages import AppendEntries, Heartbeat, Incarnation, LogIndex, Purpose
 from trio_raft._records import Term
 from trio_raft._rules.state import Role
 from trio_raft._server import Server
@@ -185,8 +185,8 @@ async def test_leader_that_refuses_the_handshake(autojump_clock: MockClock, nurs
     await stays(server, leader, leader.lose)
 
 
-async def test_one_connection_is_left(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
-    """While a connection of the leader is open nobody asks: a pipeline is dropped at the least doubt."""
+async def test_heartbeats_go_on(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    """While the leader's control connection is open nobody asks: a pipeline is dropped at the least doubt."""
     server, leader = await follow_n2(nursery)
     await leader.channels.pop().drop()
     await trio.sleep(0.5)
@@ -194,6 +194,25 @@ async def test_one_connection_is_left(autojump_clock: MockClock, nursery: trio.N
     await leader.die()
     await trio.sleep(0.5)
     assert len(leader.gone) == 1
+
+
+async def test_replication_is_left(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    """A replication connection may be idle and half open: it stands for no leader. What is read from it late makes up
+    for nothing either: the leader is asked for again when it ends (E11).
+    """
+    server, leader = await follow_n2(nursery)
+    control, replication = leader.channels
+    leader.channels = [control]
+    await leader.die()
+    await until(lambda: server.state.role is Role.CANDIDATE)
+    assert len(leader.gone) == 1
+    probe = AppendEntries(Term(1), N2, LogIndex(0), Term(0), LogIndex(0))
+    await replication.send(probe, request_id=1)
+    await trio.sleep(2 * WAY)
+    assert server.is_sticky()
+    await replication.drop()
+    await until(lambda: server.state.role is Role.CANDIDATE)
+    assert len(leader.gone) == 2
 
 
 async def test_connection_that_was_replaced(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
