@@ -35,10 +35,10 @@ class Patience:
         self.restart()
 
     def heard(self) -> None:
-        """A leader was heard."""
-        self.last_contact = self._now()
+        """A leader was heard.  With each of its messages, so there is little to it."""
+        self.last_contact = now = self._environment.clock.now()
         self.gone = ""
-        self.restart()
+        self.election_deadline = now + draw_interval(self._environment, self._timeouts.heartbeat_timeout)
 
     def lost(self, reason: str) -> None:
         """The leader that was heard last leads no more, for certain."""
