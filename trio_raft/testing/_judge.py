@@ -45,7 +45,7 @@ class Judge:
         self.on_failure: Callable[[], None] = _nothing
         """Called once, when the first failure is recorded."""
         self.refuses: Callable[[str, str], bool] = _nowhere
-        """Does the network refuse what the first of two members dials, though the second one listens?"""
+        """Does the network refuse a dial of the first of two members to the second?"""
         self.failure: SimulationFailed | None = None
         self.expected: dict[str, tuple[type[BaseException], ...]] = {}
         """Errors by which a member's node may end."""
@@ -112,7 +112,8 @@ class Judge:
     def _explains_event(self, node_id: str, event: Event) -> bool:
         """Only a peer whose disk was tampered with makes a leader report what no peer should do.
 
-        And where dials are refused, a member must take a leader that lives for dead.
+        And where dials are refused, a member must take a leader that lives for dead: by injection, or since its node
+        has failed and listens no more, though it has yet to say that it is closed.
         """
         if isinstance(event, LeaderGone):
             return self.refuses(node_id, event.leader)

@@ -150,9 +150,9 @@ class MemoryNetwork:
         self._refusing[source, node_id] = None
 
     def refuses(self, source: str, node_id: str) -> bool:
-        """Is a dial refused though somebody listens: on request, or since he accepts nothing and too many wait?"""
-        crowded = any(not each.has_room() for each in self._listeners.values() if each.host.name == node_id)
-        return crowded or ("", node_id) in self._refusing or (source, node_id) in self._refusing
+        """Is a dial refused: on request, since nobody listens, or since he accepts nothing and too many wait?"""
+        listens = any(each.has_room() for each in self._listeners.values() if each.host.name == node_id)
+        return not listens or ("", node_id) in self._refusing or (source, node_id) in self._refusing
 
     @property
     def open_connections(self) -> int:
@@ -221,7 +221,7 @@ class MemoryNetwork:
             else:
                 await self._healed.park()
         listener = self._listeners.get(address)
-        if listener is None or self.refuses(source, listener.host.name):
+        if listener is None or not listener.has_room() or self.refuses(source, target):
             self._count("refused dial")
             raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED), address)
         outgoing, incoming = self._pipe(there), self._pipe(back)
