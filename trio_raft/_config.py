@@ -111,7 +111,7 @@ class Timeouts:
 
     @property
     def failover_delay(self) -> float:
-        """Seconds; a follower that knows its leader to be gone asks for pre-votes after a time drawn from [0, t)."""
+        """Seconds; the pause before an election whose leader is known to be gone is drawn from [0, t), or from more."""
         return self.heartbeat_timeout / 20
 
 

@@ -102,6 +102,7 @@ class _Round:
         else:
             with clock.move_on_at(self._ends):
                 await self._all_answered.wait()
+                patience.split()
                 await clock.sleep(patience.draw_pause())
 
     async def _ask(self, voter: ServerId) -> None:

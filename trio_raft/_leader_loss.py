@@ -62,7 +62,7 @@ class LeaderLoss:
         clock, timeouts = server.environment.clock, server.config.timeouts
         pause, ends = timeouts.retry_backoff, clock.now() + timeouts.heartbeat_timeout
         while server.follows(leader, term) and clock.now() < ends:
-            contact = server.patience.last_contact
+            contact, began = server.patience.last_contact, clock.now()
             try:
                 reason = await self._why_gone(leader, boot_id)
             except ProtocolError:
@@ -76,7 +76,7 @@ class LeaderLoss:
             if not reason:
                 return
             if server.follows(leader, term) and server.patience.last_contact == contact:
-                server.note_leader_gone(leader, reason)
+                server.note_leader_gone(leader, reason, took=clock.now() - began)
                 return
 
     async def _why_gone(self, leader: ServerId, boot_id: str) -> str:

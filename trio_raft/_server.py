@@ -135,7 +135,7 @@ class Server:
             self._begin_leadership()
         elif role_before is not Role.FOLLOWER:
             # The deadline is from before it led: it would campaign against its successor at once.
-            self.patience.restart()
+            self.patience.restart() if term == term_before else self.patience.overtaken()
         if self.role_scope is not None:
             self.role_scope.cancel()
         self.events.publish(RoleChanged(role.value, term, reason))
@@ -304,9 +304,9 @@ class Server:
         return (state.role, state.leader, state.current_term) == (Role.FOLLOWER, leader, term)
 
     @trio.lowlevel.enable_ki_protection
-    def note_leader_gone(self, leader: ServerId, reason: str) -> None:
-        """The leader that this server follows leads no more: ``_leader_loss.py`` has made sure."""
-        self.patience.lost(f"{leader} is gone: {reason}")
+    def note_leader_gone(self, leader: ServerId, reason: str, *, took: float) -> None:
+        """The leader that this server follows leads no more: ``_leader_loss.py`` has made sure, in so many seconds."""
+        self.patience.lost(f"{leader} is gone: {reason}", took=took)
         self.events.publish(LeaderGone(leader, self.state.current_term, reason))
         if self.role_scope is not None:
             # ``follow`` sleeps until the deadline that was; the role loop begins it anew.

@@ -311,7 +311,7 @@ def peer_lost_data(stage: Stage) -> None:
 def living_leader_given_up(stage: Stage) -> None:
     stage.settle_in()
     stage[N2].answer_heartbeat(Heartbeat(Term(1), N1, 0))
-    stage[N2].note_leader_gone(N1, "the test says so")
+    stage[N2].note_leader_gone(N1, "the test says so", took=0.0)
 
 
 def support_while_a_leader_is_heard(stage: Stage) -> None:
@@ -787,7 +787,7 @@ async def test_leader_that_is_gone() -> None:
         stage.settle_in()
         stage[N2].answer_heartbeat(Heartbeat(Term(1), N1, 0))
         end(stage)
-        stage[N2].note_leader_gone(N1, "the test says so")
+        stage[N2].note_leader_gone(N1, "the test says so", took=0.0)
         reply, _ = stage[N2].answer_vote(RequestVote(Term(2), N3, LogIndex(9), Term(1), True))
         assert reply.granted
         assert stage.violation == ""

@@ -331,7 +331,7 @@ async def start_in_haste(nursery: trio.Nursery, second: Answer | None, third: An
     """Server n1, which knows that its leader is gone, since when it has known it, and two voters."""
     server, _ = await start(nursery, second, third)
     server.answer_heartbeat(Heartbeat(Term(1), N2, 0))
-    server.note_leader_gone(N2, "the test says so")
+    server.note_leader_gone(N2, "the test says so", took=0.0)
     return server, trio.current_time()
 
 
@@ -342,7 +342,7 @@ async def test_follow_not_a_leader_that_is_gone(autojump_clock: MockClock, nurse
     nursery.start_soon(run_roles, server)
     await trio.sleep(0.5)
     began = trio.current_time()
-    server.note_leader_gone(N2, "the test says so")
+    server.note_leader_gone(N2, "the test says so", took=0.0)
     await until(lambda: server.state.role is Role.LEADER)
     assert trio.current_time() - began < server.config.timeouts.failover_delay + 0.02
 
@@ -366,7 +366,9 @@ async def test_haste_refused_pre_vote_is_asked_again_soon(autojump_clock: MockCl
 
 
 async def test_haste_split_votes_draw_again(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
-    """When no vote can come any more, the next round comes in a moment, drawn anew, with a pre-vote first (E8, E11)."""
+    """When no vote can come any more, the next round comes in a moment, drawn anew, and from twice as much, with a
+    pre-vote first (E8, E11).
+    """
     asked: list[float] = []
 
     async def splits(channel: Channel, request_id: int, request: RequestVote) -> None:
@@ -378,9 +380,9 @@ async def test_haste_split_votes_draw_again(autojump_clock: MockClock, nursery: 
     await run_roles(server)
     delay = server.config.timeouts.failover_delay
     pauses = [later - earlier for earlier, later in itertools.pairwise(asked)]
-    assert all(pause < delay + 0.02 for pause in pauses)
+    assert all(pause < delay * 2**turn + 0.02 for turn, pause in enumerate(pauses, 1))
     assert len({round(pause, 4) for pause in pauses}) > 1
-    assert trio.current_time() - began < 5 * (delay + 0.02)
+    assert trio.current_time() - began < server.config.timeouts.heartbeat_timeout
     assert server.state.current_term == 6
 
 
@@ -413,13 +415,13 @@ async def test_haste_ends(autojump_clock: MockClock, nursery: trio.Nursery) -> N
     await trio.sleep(60)
     patience = server.config.timeouts
     later = [when for when in asked if when > began + patience.heartbeat_timeout + patience.failover_delay + 0.02]
-    assert 10 < len(asked) - len(later) < 100
+    assert 4 < len(asked) - len(later) < 20
     pauses = [after - before for before, after in itertools.pairwise(later)]
     assert min(pauses) >= patience.election_timeout
 
 
 async def test_haste_after_a_later_term(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
-    """A candidate that learns of a later term tries again in that one, as soon as it would have tried again (E5)."""
+    """A candidate that learns of a later term leaves its candidate an interval, and tries again in that term (E5)."""
 
     async def further(channel: Channel, request_id: int, request: RequestVote) -> None:
         await voting(request.term > 7, term=7)(channel, request_id, request)
@@ -427,7 +429,9 @@ async def test_haste_after_a_later_term(autojump_clock: MockClock, nursery: trio
     server, began = await start_in_haste(nursery, None, further)
     await run_roles(server)
     assert server.state.current_term == 8
-    assert trio.current_time() - began < 2 * server.config.timeouts.failover_delay + 0.05
+    timeouts = server.config.timeouts
+    waited = trio.current_time() - began
+    assert timeouts.heartbeat_interval <= waited < timeouts.failover_delay + 2 * timeouts.heartbeat_interval + 0.05
 
 
 async def test_haste_of_one_that_may_not_campaign(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
@@ -437,7 +441,7 @@ async def test_haste_of_one_that_may_not_campaign(autojump_clock: MockClock, nur
     server.journal.save_vote(Term(1), None)
     await trio.sleep(server.config.timeouts.disk_stall_timeout + 0.1)
     server.answer_heartbeat(Heartbeat(Term(1), N2, 0))
-    server.note_leader_gone(N2, "the test says so")
+    server.note_leader_gone(N2, "the test says so", took=0.0)
     nursery.start_soon(run_roles, server)
     await trio.sleep(5)
     assert (server.state.role, voter.asked) == (Role.FOLLOWER, [])

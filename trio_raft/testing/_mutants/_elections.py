@@ -125,7 +125,7 @@ async def _never_doubt_contact(server: Server, term: Term) -> None:
 async def _take_any_loss_for_a_death(self: LeaderLoss, peer: ServerId, boot_id: str) -> None:  # noqa: ARG001
     server: Server = self._server  # pyright: ignore[reportPrivateUsage]
     if server.follows(peer, server.state.current_term):
-        server.note_leader_gone(peer, "its connections ended")
+        server.note_leader_gone(peer, "its connections ended", took=0.0)
 
 
 def _take_silence_for_death(sound: Any) -> Any:
