@@ -321,6 +321,14 @@ def support_while_a_leader_is_heard(stage: Stage) -> None:
     stage[N2].answer_vote(RequestVote(Term(2), N3, LogIndex(9), Term(1), True))
 
 
+def leader_is_not_stood_by(stage: Stage) -> None:
+    stage.settle_in()
+    stage[N1].step_down("the test says so")
+    stage[N2].note_leader_gone(N1, "the test says so", took=0.0)
+    stage[N2].patience.heard = lambda: None  # type: ignore[method-assign]
+    stage[N2].answer_heartbeat(Heartbeat(Term(1), N1, 0))
+
+
 def too_many_proposals(stage: Stage) -> None:
     stage.settle_in()
     stage[N1].pending_bytes = -(1 << 40)
@@ -389,6 +397,7 @@ VIOLATIONS: list[tuple[Deed, str, str]] = [
     (peer_lost_data, "Nothing goes wrong for no reason", "n2 lost entries"),
     (living_leader_given_up, "Only a leader that is gone is not waited for", "it leads; the test says so"),
     (support_while_a_leader_is_heard, "Whoever hears a leader supports nobody else", "a pre-vote granted to n3"),
+    (leader_is_not_stood_by, "Whoever has heard a leader stands by him", "loyalty to n1"),
     (too_many_proposals, "Everything is bounded", "bytes of proposals"),
     (too_many_in_flight, "Everything is bounded", "requests in flight to n2"),
     (gap_on_the_disk, "The log on disk has no gap", "entry 1 after entry 0"),

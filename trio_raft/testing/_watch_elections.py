@@ -124,6 +124,15 @@ class ElectionChecks:
 
         return answer_vote
 
+    def after_accept_leader(self, _: None, term: int, leader: str) -> None:
+        """A leader was heard."""
+        if not self._server.is_sticky():
+            self._fail(
+                "Whoever has heard a leader stands by him (E5, E11)",
+                expected=f"loyalty to {leader}, who leads term {term}",
+                seen=f"none: {self._server.patience.gone}",
+            )
+
     def _hears_a_leader(self) -> bool:
         """Does it lead, or has it heard a leader lately of whom it does not know that he is gone?"""
         contact = self._server.patience.last_contact
