@@ -9,7 +9,8 @@ The map.  Pure rules decide, one journal makes decisions durable, tasks in nurse
     _replication     replicate_to: one follower's replicate, pipeline sender and decoder; _heartbeat beside it
     _sending         a snapshot for a follower that the log no longer reaches; _receiving is the other end
     _taking          snapshots of the own state; _snapshots knows them all, and cuts the log; _snapshot_work, in threads
-    _election        follow, campaign
+    _election        follow, campaign; how long to wait is in _patience
+    _leader_loss     is a leader gone whose connections ended?  Then nobody waits for him
     _bootstrap       the exchange before the very first election
     _apply           committed entries to the state machine, results to who waits; restores it first
     _peers           connections, both ends: dialling, and answering what comes in
@@ -76,6 +77,7 @@ from trio_raft._events import (
     DiskStalled,
     Event,
     LeaderChanged,
+    LeaderGone,
     LoopBlocked,
     NodeStopped,
     PeerLostData,
@@ -130,6 +132,7 @@ __all__ = [
     "IncarnationRefused",
     "IncompatibleVersion",
     "LeaderChanged",
+    "LeaderGone",
     "LeadershipLost",
     "Limits",
     "LogCompacted",

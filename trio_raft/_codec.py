@@ -229,6 +229,10 @@ _CONVERTER.register_structure_hook(
     AppendEntries,
     make_dict_structure_fn(AppendEntries, _CONVERTER, entries=override(struct_hook=lambda entries, _: entries)),
 )
+# A field that came later: without it the bytes are those that version 1 has always had.
+_CONVERTER.register_unstructure_hook(
+    HelloReply, make_dict_unstructure_fn(HelloReply, _CONVERTER, role=override(omit_if_default=True))
+)
 _CONVERTER.register_unstructure_hook(
     InstallSnapshot, make_dict_unstructure_fn(InstallSnapshot, _CONVERTER, data=override(omit=True))
 )

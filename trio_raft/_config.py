@@ -42,17 +42,15 @@ class Timeouts:
 
     heartbeat_timeout: float = 1.0
     """A follower that heard no leader for a time drawn from [t, 2t) asks for pre-votes; for t it refuses others' votes.
-    Heartbeats go out every t / 10."""
+    Heartbeats go out every t / 10.  A leader that is known to be gone is not waited for (``failover_delay``)."""
 
     election_timeout: float = 1.0
     """A candidate that got no majority within a time drawn from [t, 2t) tries again."""
 
     leader_lease_timeout: float = 0.5
     """A leader that had no round trip with a majority for so long steps down; it takes three heartbeats at least.
-
     Two round trips of the network must fit into it, since an answer speaks for the moment of its question: with the
-    defaults they may take up to 0.2 s each.  On slower networks raise this and ``heartbeat_timeout`` together.
-    """
+    defaults they may take up to 0.2 s each.  On slower networks raise this and ``heartbeat_timeout`` together."""
 
     commit_timeout: float = 0.05
     """When writes stop, followers learn the commit index after a time drawn from [t, 2t)."""
@@ -110,6 +108,11 @@ class Timeouts:
     def heartbeat_interval(self) -> float:
         """Seconds; a leader's heartbeats are drawn from [interval, 2 × interval)."""
         return self.heartbeat_timeout / 10
+
+    @property
+    def failover_delay(self) -> float:
+        """Seconds; the pause before an election whose leader is known to be gone is drawn from [0, t), or from more."""
+        return self.heartbeat_timeout / 20
 
 
 @attrs.frozen(kw_only=True)

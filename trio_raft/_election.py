@@ -31,14 +31,19 @@ async def follow(server: Server) -> None:
     clock = server.environment.clock
     while True:
         await sleep_until_due(
-            clock, lambda: server.election_deadline, interval=server.config.timeouts.heartbeat_interval
+            clock, lambda: server.patience.election_deadline, interval=server.config.timeouts.heartbeat_interval
         )
         if server.may_campaign():
             break
-        server.restart_election_timer()
-    silence = clock.now() - server.last_leader_contact
-    reason = "no leader was heard yet" if silence == float("inf") else f"no leader was heard for {silence:.2f} s"
-    server.transition(server.state.current_term, Role.CANDIDATE, reason)
+        server.patience.restart()
+    server.transition(server.state.current_term, Role.CANDIDATE, _why_campaign(server))
+
+
+def _why_campaign(server: Server) -> str:
+    silence = server.environment.clock.now() - server.patience.last_contact
+    if server.patience.gone:
+        return server.patience.gone
+    return "no leader was heard yet" if silence == float("inf") else f"no leader was heard for {silence:.2f} s"
 
 
 async def campaign(server: Server) -> None:
@@ -69,6 +74,8 @@ class _Round:
         self._unreachable: dict[ServerId, str] = {}
         timeout = draw_interval(server.environment, server.config.timeouts.election_timeout)
         self._ends = server.environment.clock.now() + timeout
+        self._all_answered = trio.Event()
+        """No voter is left whose answer is not known."""
 
     async def run(self) -> None:
         server = self._server
@@ -79,10 +86,24 @@ class _Round:
             for voter in server.state.configuration.members:
                 if voter != server.node_id and server.state.configuration.is_voter(voter):
                     nursery.start_soon(self._ask, voter, name=f"ask[{voter}]")
-            # The whole time, even if everybody has refused: a new round at once would only split votes again.
-            await server.environment.clock.sleep_until(self._ends)
+            await self._wait_for_end()
             nursery.cancel_scope.cancel()
         self._report()
+
+    async def _wait_for_end(self) -> None:
+        """The whole time, even if everybody has refused: a new round at once would only split votes again.
+
+        But those who know that the leader is gone have waited for nobody, and draw small differences: when no vote can
+        come any more, one of these is enough.  A pre-vote still can.
+        """
+        clock, patience = self._server.environment.clock, self._server.patience
+        if self._pre_vote or not patience.in_haste():
+            await clock.sleep_until(self._ends)
+        else:
+            with clock.move_on_at(self._ends):
+                await self._all_answered.wait()
+                patience.split()
+                await clock.sleep(patience.draw_pause())
 
     async def _ask(self, voter: ServerId) -> None:
         """Ask until there is an answer that counts; a refused pre-vote is asked again, since it may change."""
@@ -101,11 +122,15 @@ class _Round:
                     await channel.drop()
             except (ChannelBroken, ProtocolError) as error:
                 self._unreachable[voter] = error.reason
+                self._note_answer()
             self._report()
             await server.environment.clock.sleep(pause)
             pause = min(2 * pause, server.config.timeouts.retry_backoff_cap)
 
     def _ask_again_interval(self) -> float:
+        if self._server.patience.in_haste():
+            # The voter is about to notice what this server noticed a moment before.
+            return self._server.patience.draw_pause()
         return draw_interval(self._server.environment, self._server.config.timeouts.heartbeat_interval)
 
     def _digest(self, voter: ServerId, reply: object) -> bool:
@@ -119,8 +144,15 @@ class _Round:
             self._server.adopt_term(reply.term, voter)
             return True
         self._tally.count(voter, reply)
+        self._note_answer()
         self._report()
         return self._decide() or reply.granted
+
+    def _note_answer(self) -> None:
+        known = {*self._tally.votes, *self._tally.refusals, *self._unreachable}
+        configuration = self._tally.configuration
+        if all(member in known for member in configuration.members if configuration.is_voter(member)):
+            self._all_answered.set()
 
     def _decide(self) -> bool:
         """Act on a majority, if there is one."""

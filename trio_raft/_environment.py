@@ -137,6 +137,11 @@ def draw_interval(environment: Environment, shortest: float) -> float:
     return shortest * (1.0 + environment.random.random())
 
 
+def draw_below(environment: Environment, longest: float) -> float:
+    """Seconds drawn evenly from [0, longest)."""
+    return longest * environment.random.random()
+
+
 async def sleep_until_due(clock: Clock, deadline: Callable[[], float], *, interval: float) -> None:
     """Sleep until a deadline that others keep moving has passed, and prove that it was silence that let it pass.
 

@@ -53,6 +53,20 @@ class LeaderChanged:
 
 
 @attrs.frozen
+class LeaderGone:
+    """This server's connections with its leader ended, and the leader's process is gone, or leads no more."""
+
+    leader: ServerId
+    term: Term
+    reason: str
+    logger: ClassVar[str] = "trio_raft.election"
+    level: ClassVar[int] = logging.INFO
+
+    def __str__(self) -> str:
+        return f"leader {self.leader} of term {self.term} is gone: {self.reason}"
+
+
+@attrs.frozen
 class ContactLost:
     """The leader's heartbeats to a follower fail."""
 
@@ -265,6 +279,7 @@ class NodeStopped:
 Event: TypeAlias = (
     RoleChanged
     | LeaderChanged
+    | LeaderGone
     | ContactLost
     | ContactResumed
     | ReplicationRestarted

@@ -4,7 +4,9 @@ import attrs
 import trio
 
 from trio_raft._messages import InstallSnapshotReply, ServerId, SnapshotStatus
+from trio_raft._records import LogIndex
 from trio_raft._rules.progress import Progress
+from trio_raft._rules.state import State
 from trio_raft.abc import StoredSnapshot
 
 SMOOTHING = 0.2
@@ -65,6 +67,16 @@ class Follower:
     def note_append_round_trip(self, seconds: float) -> None:
         """An AppendEntries was answered."""
         self.append_round_trip = _smooth(self.append_round_trip, seconds)
+
+
+def begin_following(state: State, *, now: float) -> dict[ServerId, Follower]:
+    """The followers of a leadership that begins: each is first sent what comes next (paper 5.3)."""
+    following = LogIndex(state.log.last_index + 1)
+    return {
+        member: Follower(member, Progress(next_index=following, last_contact=now, last_append_contact=now))
+        for member in state.configuration.members
+        if member != state.node_id
+    }
 
 
 def _smooth(average: float | None, newest: float) -> float:

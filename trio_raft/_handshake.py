@@ -52,6 +52,8 @@ class Handshake:
     """Asked at each handshake, since bootstrap ends while connections come and go."""
     known_incarnation: Callable[[ServerId], Incarnation | None]
     """By which incarnation the cluster knows a server; None if it does not know the server."""
+    role: Callable[[], str] = lambda: ""
+    """What this server is at the moment, for a peer that lost its connection with a leader."""
     purposes: frozenset[Purpose] = frozenset(Purpose)
     """What this server serves."""
 
@@ -89,6 +91,7 @@ class Handshake:
             bootstrap_done=self.bootstrap_done(),
             max_frame_body=self.config.limits.max_frame_body,
             kinds=_KINDS,
+            role=self.role(),
         )
 
     def judge_reply(self, reply: HelloReply, *, receiver: ServerId) -> None:

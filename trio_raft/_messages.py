@@ -111,6 +111,8 @@ class HelloReply:
     max_frame_body: int = 0
     features: int = 0
     kinds: tuple[int, ...] = ()
+    role: str = ""
+    """The sender's ``Role`` at this moment; empty from one that does not say.  Left out of the header when empty."""
 
 
 # ---------------------------------------------------------------------------------------------- elections

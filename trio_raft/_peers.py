@@ -64,6 +64,10 @@ async def dial_peer(server: Server, peer: ServerId, purpose: Purpose) -> Channel
     return channel
 
 
+Disconnected = Callable[[ServerId, str], Awaitable[None]]
+"""Told that a connection from a peer's process, of that boot id, has ended, and none for control is left
+(``_leader_loss.py``)."""
+
 SnapshotAnswer = Callable[[InstallSnapshot], Awaitable[InstallSnapshotReply]]
 """Carries one message of a snapshot transfer out, and gives the reply (``_receiving.py``)."""
 
@@ -71,9 +75,10 @@ SnapshotAnswer = Callable[[InstallSnapshot], Awaitable[InstallSnapshotReply]]
 class PeerService:
     """Serves every inbound connection of one node."""
 
-    def __init__(self, server: Server, answer_snapshot: SnapshotAnswer) -> None:
+    def __init__(self, server: Server, answer_snapshot: SnapshotAnswer, on_disconnected: Disconnected) -> None:
         self._server = server
         self._answer_snapshot = answer_snapshot
+        self._on_disconnected = on_disconnected
         self._connections = 0
         self._served: dict[tuple[ServerId, Purpose], deque[_Served]] = {}
         """Those past the handshake, oldest first."""
@@ -99,7 +104,10 @@ class PeerService:
             return
         connections = self._served.setdefault((channel.peer, channel.purpose), deque())
         served = _Served(channel)
+        for older in connections:
+            older.superseded = True
         connections.append(served)
+        ended = False
         try:
             for older in list(connections)[:-CONNECTIONS_PER_PURPOSE]:
                 # Cancelled, not only dropped: its task may wait for a disk that hangs, and never look at it again.
@@ -113,12 +121,21 @@ class PeerService:
             self._server.events.publish(BadInput(channel.peer, problem))
         except* ChannelBroken:
             # The usual end: the peer left, or its own side reports the loss.
-            pass
+            ended = True
         finally:
             connections.remove(served)
             if not connections:
                 self._served.pop((channel.peer, channel.purpose), None)
             await channel.drop()
+        if ended and not served.superseded and not self._is_connected(channel.peer):
+            await self._on_disconnected(channel.peer, channel.peer_boot_id)
+
+    def _is_connected(self, peer: ServerId) -> bool:
+        """Is the connection open on which a leader beats?  One that was superseded may be half open for ever.
+
+        Any other may be dropped at the least doubt, or be idle and half open.
+        """
+        return any(not served.superseded for served in self._served.get((peer, Purpose.CONTROL), ()))
 
     async def _serve_purpose(self, channel: Channel) -> None:
         if channel.purpose is Purpose.REPLICATION:
@@ -241,6 +258,8 @@ class _Served:
     channel: Channel
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     """Of the task that serves it."""
+    superseded: bool = False
+    """The peer has opened another one for the same purpose since."""
 
 
 @attrs.frozen

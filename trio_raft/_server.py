@@ -18,18 +18,17 @@ Reading order: ``Server`` and ``transition``; then the leader's side (``submit_n
 follower's side (``answer_…``), and what both share.
 """
 
-import math
 from typing import Any
 
 import trio
 
 from trio_raft._config import Config
-from trio_raft._environment import Environment, draw_interval
-from trio_raft._errors import IncarnationRefused, LeadershipLost, NotLeader, StorageFull, error_text
+from trio_raft._environment import Environment
+from trio_raft._errors import IncarnationRefused, NotLeader, StorageFull, error_text
 from trio_raft._event_hub import EventHub
-from trio_raft._events import BootstrapDone, LeaderChanged, RoleChanged
+from trio_raft._events import BootstrapDone, LeaderChanged, LeaderGone, RoleChanged
 from trio_raft._first_start import FirstStart
-from trio_raft._follower import Follower
+from trio_raft._follower import Follower, begin_following
 from trio_raft._handshake import Handshake
 from trio_raft._journal import Journal
 from trio_raft._messages import (
@@ -42,17 +41,16 @@ from trio_raft._messages import (
     RequestVoteReply,
     ServerId,
 )
+from trio_raft._patience import Patience
 from trio_raft._records import Entry, EntryKind, LogIndex, Term, make_entry
 from trio_raft._rules import append_entries, request_vote
-from trio_raft._rules.progress import Progress
 from trio_raft._rules.reads import ReadRounds
 from trio_raft._rules.state import Role, State
 from trio_raft._snapshots import ServerSnapshots
-from trio_raft._tickets import Ticket
+from trio_raft._tickets import Ticket, fail_all
 from trio_raft.abc import Transport
 
-# What is asked once per command has a name of its own: a member of an enum is looked up slowly.
-_LEADER, _COMMAND = Role.LEADER, EntryKind.COMMAND
+_LEADER, _COMMAND = Role.LEADER, EntryKind.COMMAND  # Used once per command: an enum's members are found slowly.
 
 
 class Server:
@@ -94,8 +92,7 @@ class Server:
         transition voids it."""
         self.campaign_report = ""
         """For a person: how the last campaign went."""
-        self.last_leader_contact = -math.inf
-        self.election_deadline = environment.clock.now() + draw_interval(environment, config.timeouts.heartbeat_timeout)
+        self.patience = Patience(environment, config.timeouts)
 
         self.role_scope: trio.CancelScope | None = None
         self.followers: dict[ServerId, Follower] = {}
@@ -111,7 +108,7 @@ class Server:
         self.replication_lot = trio.lowlevel.ParkingLot()
         """Replicate tasks with nothing to send."""
         self.replication_waits = False
-        """Does one of them wait there?  Asked once per command, of an attribute: asking the lot is a call."""
+        """Does one of them wait there?  Asked once per command, so it is an attribute."""
         self.heartbeat_lot = trio.lowlevel.ParkingLot()
         """Heartbeat tasks between two heartbeats; a read wakes them."""
         self.apply_lot = trio.lowlevel.ParkingLot()
@@ -135,7 +132,8 @@ class Server:
         state.enter(term, role)
         if (state.current_term, state.voted_for) != (term_before, vote_before):
             self.vote_position = self.journal.save_vote(state.current_term, state.voted_for)
-        self._fail_tickets(term_before, reason)
+        fail_all(self.tickets, term_before, reason, cause=self.crash)
+        self.pending_bytes = 0
         # Pre-votes speak for the candidacy that they began, and for no later one in the same term.
         self.candidacy_term = None
         self.followers = {}
@@ -144,7 +142,7 @@ class Server:
             self._begin_leadership()
         elif role_before is not Role.FOLLOWER:
             # The deadline is from before it led: it would campaign against its successor at once.
-            self.restart_election_timer()
+            self.patience.restart() if term == term_before else self.patience.overtaken()
         if self.role_scope is not None:
             self.role_scope.cancel()
         self.events.publish(RoleChanged(role.value, term, reason))
@@ -159,27 +157,11 @@ class Server:
             self.transition(self.state.current_term, Role.FOLLOWER, reason)
 
     def _begin_leadership(self) -> None:
-        now = self.environment.clock.now()
-        last = self.state.log.last_index
-        self.followers = {
-            member: Follower(
-                member,
-                Progress(next_index=LogIndex(last + 1), last_contact=now, last_append_contact=now),
-            )
-            for member in self.state.configuration.members
-            if member != self.node_id
-        }
+        self.followers = begin_following(self.state, now=self.environment.clock.now())
         self.reads = ReadRounds()
+        self.patience.won()
         # In the same step, so that no command and no read can come before it (paper section 8).
         self.term_start_index = self._append(EntryKind.NO_OP, b"").index
-
-    def _fail_tickets(self, term: Term, reason: str) -> None:
-        tickets, self.tickets = self.tickets, {}
-        self.pending_bytes = 0
-        for ticket in tickets.values():
-            error = LeadershipLost(term, reason)
-            error.__cause__ = self.crash
-            ticket.fail(error)
 
     def leads(self, term: Term) -> bool:
         """Is this still the leadership of ``term``?  Every task of a leader asks after every await."""
@@ -306,7 +288,7 @@ class Server:
             self.state.record_vote(candidate)
             self.vote_position = self.journal.save_vote(self.state.current_term, candidate)
         # Having supported another, give it the time to win (paper 5.2).
-        self.restart_election_timer()
+        self.patience.supported()
 
     @trio.lowlevel.enable_ki_protection
     def accept_leader(self, term: Term, leader: ServerId) -> None:
@@ -314,23 +296,29 @@ class Server:
         state = self.state
         if term > state.current_term or state.role is Role.CANDIDATE:
             self.transition(term, Role.FOLLOWER, f"{leader} leads")
-        self.last_leader_contact = self.environment.clock.now()
-        self.restart_election_timer()
+        self.patience.heard()
         if state.leader != leader:
             state.follow(leader)
             self.events.publish(LeaderChanged(leader, term))
             self.change_lot.unpark_all()
 
-    def restart_election_timer(self) -> None:
-        """Draw anew how long to wait for a leader; ``follow`` looks at the deadline, nobody is woken."""
-        self.election_deadline = self.environment.clock.now() + draw_interval(
-            self.environment, self.config.timeouts.heartbeat_timeout
-        )
+    def follows(self, leader: ServerId, term: Term) -> bool:
+        """Is this the leader that this server follows, in that term?"""
+        state = self.state
+        return (state.role, state.leader, state.current_term) == (Role.FOLLOWER, leader, term)
+
+    @trio.lowlevel.enable_ki_protection
+    def note_leader_gone(self, leader: ServerId, reason: str, *, took: float) -> None:
+        """The leader that this server follows leads no more: ``_leader_loss.py`` has made sure, in so many seconds."""
+        self.patience.lost(f"{leader} is gone: {reason}", took=took)
+        self.events.publish(LeaderGone(leader, self.state.current_term, reason))
+        if self.role_scope is not None:
+            # ``follow`` sleeps until the deadline that was; the role loop begins it anew.
+            self.role_scope.cancel()
 
     def is_sticky(self) -> bool:
-        """Does this server lead, or has it heard a leader within ``heartbeat_timeout``?  Then it supports no other."""
-        silence = self.environment.clock.now() - self.last_leader_contact
-        return self.state.role is Role.LEADER or silence < self.config.timeouts.heartbeat_timeout
+        """Does this server lead, or is it loyal to a leader that it hears?  Then it supports no other."""
+        return self.state.role is Role.LEADER or self.patience.is_loyal()
 
     # ------------------------------------------------------------------------------------ what both share
 
@@ -338,7 +326,7 @@ class Server:
     def become_ready(self) -> None:
         """The settled first configuration is durable: from now on this server votes and acknowledges."""
         self.ready = True
-        self.restart_election_timer()
+        self.patience.restart()
         self.events.publish(BootstrapDone(self.first_start.members))
         self.change_lot.unpark_all()
 

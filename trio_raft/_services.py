@@ -29,6 +29,7 @@ from trio_raft._errors import (
     twin_of,
 )
 from trio_raft._events import NodeStopped
+from trio_raft._leader_loss import LeaderLoss
 from trio_raft._leadership import lead
 from trio_raft._peers import PeerService
 from trio_raft._receiving import SnapshotService
@@ -140,7 +141,7 @@ class Services:
         """Everything but the journal.  Its failure is noted, so that the journal can still end in order."""
         server = self._server
         receiving = SnapshotService(server)
-        service = PeerService(server, receiving.answer)
+        service = PeerService(server, receiving.answer, LeaderLoss(server).look)
         try:
             with self._work_scope:
                 async with trio.open_nursery() as nursery:

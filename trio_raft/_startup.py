@@ -108,13 +108,6 @@ async def recover(
         journal.compact(recovered.base.index)
     bootstrap = _recovered_bootstrap(config, recovered)
     first_start = FirstStart(bootstrap, journal=journal, events=events)
-    handshake = Handshake(
-        config=config,
-        incarnation=recovered.incarnation,
-        boot_id=_draw_id(environment),
-        bootstrap_done=lambda: first_start.done,
-        known_incarnation=first_start.known_incarnation,
-    )
     restore_index = _restore_index(machine, found.newest, recovered)
     first = Configuration(voters=tuple(bootstrap.members))
     state = _recovered_state(
@@ -123,6 +116,14 @@ async def recover(
         recovered,
         commit_index=_known_committed(machine, found.newest),
         last_applied=_applied(machine, restore_index),
+    )
+    handshake = Handshake(
+        config=config,
+        incarnation=recovered.incarnation,
+        boot_id=_draw_id(environment),
+        bootstrap_done=lambda: first_start.done,
+        known_incarnation=first_start.known_incarnation,
+        role=lambda: state.role.value,
     )
     server = Server(
         config,

@@ -104,7 +104,7 @@ class Statistics:
 def take_statistics(server: Server) -> Statistics:
     """The picture of a server at this moment."""
     state, now = server.state, server.environment.clock.now()
-    silence = now - server.last_leader_contact
+    silence = now - server.patience.last_contact
     return Statistics(
         node_id=server.node_id,
         role=state.role.value,

@@ -5,12 +5,12 @@ another leader's entry at the same index never resolves it.  Waking is one direc
 ``Event`` or a channel per command costs several times as much.
 """
 
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import attrs
 import trio
 
-from trio_raft._errors import twin_of
+from trio_raft._errors import LeadershipLost, twin_of
 from trio_raft._records import LogIndex, Term
 
 ResultT = TypeVar("ResultT")
@@ -85,3 +85,14 @@ class Ticket(Generic[ResultT]):
         """The command was refused, or its outcome will not be known here.  A fresh exception for each ticket."""
         self._error = error
         self.resolve(None)
+
+
+@trio.lowlevel.enable_ki_protection
+def fail_all(tickets: dict[LogIndex, Ticket[Any]], term: Term, reason: str, *, cause: BaseException | None) -> None:
+    """The leadership of ``term`` is over: the outcome of everything that waits is unknown.  Leaves nothing there."""
+    failed = list(tickets.values())
+    tickets.clear()
+    for ticket in failed:
+        error = LeadershipLost(term, reason)
+        error.__cause__ = cause
+        ticket.fail(error)

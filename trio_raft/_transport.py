@@ -40,6 +40,10 @@ class ChannelBroken(Exception):
         self.reason = reason
 
 
+class NobodyListens(ChannelBroken):
+    """The peer's machine answered at once that no process listens at the address."""
+
+
 def unanswered(peer: str, seconds: float) -> ChannelBroken:
     """A request was not answered in time."""
     return ChannelBroken(peer, f"no answer within {seconds} s")
@@ -57,6 +61,8 @@ class Channel:
         """Until the handshake is done, an address."""
         self.peer_incarnation = Incarnation("")
         self.peer_boot_id = ""
+        self.peer_role = ""
+        """What the listening side said that it is, at the handshake; empty if it does not say, and where it dialled."""
         self.purpose = Purpose.CONTROL
         self.max_frame_body = 0
         """Bytes; the largest frame body that the peer takes."""
@@ -291,8 +297,8 @@ async def dial(
 ) -> Channel:
     """Connect to a server and shake hands, within ``dial_timeout`` altogether.
 
-    Raises ChannelBroken (nobody there, or no answer in time), HandshakeRefused and ProtocolError.  Cancelled, and
-    after every error: the connection is closed.
+    Raises ChannelBroken (nobody there, which NobodyListens knows for certain, or no answer in time), HandshakeRefused
+    and ProtocolError.  Cancelled, and after every error: the connection is closed.
     """
     peer = f"{receiver} at {address}"
     doing = "connecting"
@@ -300,7 +306,8 @@ async def dial(
         try:
             stream = await transport.dial(address)
         except _CONNECTION_ERRORS as error:
-            raise ChannelBroken(peer, f"connecting to {address} failed: {_describe(error)}") from error
+            kind = NobodyListens if _is_refusal(error) else ChannelBroken
+            raise kind(peer, f"connecting to {address} failed: {_describe(error)}") from error
         doing = "the handshake"
         channel = Channel(stream, peer=peer, environment=environment, timeouts=timeouts)
         try:
@@ -321,6 +328,7 @@ async def dial(
             accepts=hello.max_frame_body,
             answers_unknown=False,
         )
+        channel.peer_role = reply.role
         return channel
     raise ChannelBroken(peer, f"{doing} took longer than {timeouts.dial_timeout} s")
 
@@ -362,6 +370,12 @@ async def accept(
         )
         return channel
     raise ChannelBroken(peer, f"it did not complete the handshake within {timeouts.dial_timeout} s")
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Was the connection refused, at each address that the name has?  Trio says so in the cause."""
+    found = leaves(error.__cause__) if error.__cause__ is not None else [error]
+    return all(isinstance(leaf, ConnectionRefusedError) for leaf in found)
 
 
 def _describe(error: BaseException) -> str:

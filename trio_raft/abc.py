@@ -360,7 +360,11 @@ class Transport(abc.ABC):
 
     @abc.abstractmethod
     async def dial(self, address: str) -> trio.abc.Stream:
-        """Connect.  Raises OSError or ``trio.BrokenResourceError`` if nobody answers; the caller sets the deadline."""
+        """Connect.  Raises OSError or ``trio.BrokenResourceError`` if nobody answers; the caller sets the deadline.
+
+        ConnectionRefusedError, by itself or as the ``__cause__`` of an OSError, says that no process listens there, for
+        certain: of a leader whose connections ended it proves that nobody need wait for him.
+        """
 
     @abc.abstractmethod
     async def listen(self, address: str) -> Sequence[trio.abc.Listener[trio.abc.Stream]]:

@@ -67,6 +67,17 @@ MESSAGES: dict[str, Message] = {
         kinds=(1, 2, 3),
     ),
     "hello_reply_refused": HelloReply(accepted=False, refusal="n1 belongs to cluster “demo”", refusal_code="cluster"),
+    "hello_reply_role": HelloReply(
+        accepted=True,
+        version=1,
+        sender=ServerId("n2"),
+        incarnation=Incarnation("b2"),
+        boot_id="boot-2",
+        bootstrap_done=True,
+        max_frame_body=8 << 20,
+        kinds=(1, 2, 3),
+        role="leader",
+    ),
     "request_vote": RequestVote(
         term=Term(7),
         candidate=ServerId("n1"),

@@ -103,7 +103,7 @@ class Stage:
         )
         for voter in voters:
             # Long enough ago.
-            self[voter].last_leader_contact = -math.inf
+            self[voter].patience.last_contact = -math.inf
             reply, _ = self[voter].answer_vote(request)
             assert reply.granted, reply.reason
             self.sync(voter)

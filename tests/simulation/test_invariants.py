@@ -15,7 +15,7 @@ from tests.simulation.stage import N1, N2, N3, FakeDisk, Stage, Words, request_o
 from tests.tasks.parts import command, incarnation, make_config, make_server
 from trio_raft._config import Limits
 from trio_raft._errors import Rejected
-from trio_raft._events import Event, PeerLostData, ReplicationRestarted
+from trio_raft._events import Event, LeaderGone, PeerLostData, ReplicationRestarted
 from trio_raft._messages import (
     AppendEntries,
     AppendEntriesReply,
@@ -308,6 +308,27 @@ def peer_lost_data(stage: Stage) -> None:
     stage[N1].events.publish(PeerLostData(N2, LogIndex(3)))
 
 
+def living_leader_given_up(stage: Stage) -> None:
+    stage.settle_in()
+    stage[N2].answer_heartbeat(Heartbeat(Term(1), N1, 0))
+    stage[N2].note_leader_gone(N1, "the test says so", took=0.0)
+
+
+def support_while_a_leader_is_heard(stage: Stage) -> None:
+    stage.settle_in()
+    stage[N2].answer_heartbeat(Heartbeat(Term(1), N1, 0))
+    stage[N2].patience.gone = "somebody said so"
+    stage[N2].answer_vote(RequestVote(Term(2), N3, LogIndex(9), Term(1), True))
+
+
+def leader_is_not_stood_by(stage: Stage) -> None:
+    stage.settle_in()
+    stage[N1].step_down("the test says so")
+    stage[N2].note_leader_gone(N1, "the test says so", took=0.0)
+    stage[N2].patience.heard = lambda: None  # type: ignore[method-assign]
+    stage[N2].answer_heartbeat(Heartbeat(Term(1), N1, 0))
+
+
 def too_many_proposals(stage: Stage) -> None:
     stage.settle_in()
     stage[N1].pending_bytes = -(1 << 40)
@@ -374,6 +395,9 @@ VIOLATIONS: list[tuple[Deed, str, str]] = [
     (proposal_without_an_end, "Every proposal ends", "2:1"),
     (replication_restarted, "Nothing goes wrong for no reason", "a bug"),
     (peer_lost_data, "Nothing goes wrong for no reason", "n2 lost entries"),
+    (living_leader_given_up, "Only a leader that is gone is not waited for", "it leads; the test says so"),
+    (support_while_a_leader_is_heard, "Whoever hears a leader supports nobody else", "a pre-vote granted to n3"),
+    (leader_is_not_stood_by, "Whoever has heard a leader stands by him", "loyalty to n1"),
     (too_many_proposals, "Everything is bounded", "bytes of proposals"),
     (too_many_in_flight, "Everything is bounded", "requests in flight to n2"),
     (gap_on_the_disk, "The log on disk has no gap", "entry 1 after entry 0"),
@@ -404,7 +428,7 @@ def answers_pre_votes_with_a_timer(server: Server) -> None:
 
     def answer_vote(request: RequestVote) -> tuple[RequestVoteReply, int]:
         answer = original(request)
-        server.restart_election_timer()
+        server.patience.restart()
         return answer
 
     server.answer_vote = answer_vote  # type: ignore[method-assign]
@@ -762,6 +786,27 @@ async def test_event_that_an_injected_fault_explains() -> None:
     stage[N1].events.publish(event)
     assert stage.violation == ""
     assert asked == [(N1, event)]
+
+
+async def test_leader_that_is_gone() -> None:
+    """A leader that leads no more, or whose life is over, is rightly not waited for, and others are supported (E11)."""
+    ends: list[Deed] = [lambda stage: stage[N1].step_down("the test says so"), lambda stage: stage.invariants.ended(N1)]
+    for end in ends:
+        stage = await set_stage()
+        stage.settle_in()
+        stage[N2].answer_heartbeat(Heartbeat(Term(1), N1, 0))
+        end(stage)
+        stage[N2].note_leader_gone(N1, "the test says so", took=0.0)
+        reply, _ = stage[N2].answer_vote(RequestVote(Term(2), N3, LogIndex(9), Term(1), True))
+        assert reply.granted
+        assert stage.violation == ""
+
+
+async def test_living_leader_that_could_not_be_reached() -> None:
+    """Where dials are refused by injection a follower must take a leader that lives for dead."""
+    stage = await set_stage(explains=lambda node_id, event: (node_id, type(event)) == (N2, LeaderGone))
+    living_leader_given_up(stage)
+    assert stage.violation == ""
 
 
 # ---------------------------------------------------------------------------------------------- state machines

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from tests.simulation.stage import Words
-from trio_raft import LeadershipLost
+from trio_raft import LeadershipLost, _server
 from trio_raft._journal import Journal
 from trio_raft._server import Server
 from trio_raft._storage.files import Files
@@ -117,7 +117,7 @@ def apply_what_is_only_in_memory(patch: pytest.MonkeyPatch) -> None:
 
 
 def forget_proposals(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Server, "_fail_tickets", lambda server, term, reason: server.tickets.clear())
+    patch.setattr(_server, "fail_all", lambda tickets, *_, **__: tickets.clear())
 
 
 async def only_write(cluster: Cluster[bytes, int]) -> None:

@@ -20,6 +20,8 @@ QUICK = (
     "applies-before-durable",
     "tickets-survive",
     "leads-for-ever",
+    "loss-is-death",
+    "never-loyal-again",
     "log-cut-too-soon",
     "oldest-snapshots-kept",
     "restore-skipped",
@@ -58,7 +60,7 @@ def test_mutants_know_what_may_catch_them() -> None:
 @pytest.mark.parametrize("name", QUICK)
 def test_mutant_is_caught(name: str) -> None:
     """A rule that is broken on purpose fails a seed by a check of that rule, or one that notices it
-    (E2, E9, N2, N3, N4, N5, R6, R7, S1, S6, S7, S11, X1).
+    (E2, E9, E11, N2, N3, N4, N5, R6, R7, S1, S6, S7, S11, X1).
     """
     reports = (run_seed(seed, mutant=name) for seed in range(ENOUGH))
     caught = next(report for report in reports if MUTANTS[name].is_caught_by(report.check))

@@ -12,10 +12,12 @@ import trio
 
 from trio_raft._codec import Frame
 from trio_raft._config import Config, Limits, Snapshots, Timeouts
+from trio_raft._election import campaign, follow
 from trio_raft._environment import Environment
 from trio_raft._event_hub import EventReceiver
 from trio_raft._events import Event
 from trio_raft._handshake import Handshake
+from trio_raft._leader_loss import LeaderLoss
 from trio_raft._messages import (
     AppendEntries,
     AppendEntriesReply,
@@ -225,6 +227,14 @@ def lead_term(server: Server, term: int) -> None:
     server.transition(Term(term), Role.LEADER, "the test says so")
 
 
+async def run_roles(server: Server) -> None:
+    """The role loop, as a node runs it, up to a leadership."""
+    while server.state.role is not Role.LEADER:
+        with trio.CancelScope() as server.role_scope:
+            await (follow if server.state.role is Role.FOLLOWER else campaign)(server)
+        await trio.lowlevel.checkpoint()
+
+
 class Recorder:
     """Every event that a server publishes while the test runs."""
 
@@ -268,7 +278,7 @@ def handshake_of(config: Config, *, own: Incarnation | None = None) -> Handshake
 async def listen_for(server: Server, nursery: trio.Nursery) -> PeerService:
     """Serve the connections of a server's peers."""
     listeners = await server.transport.listen(server.config.listen_address)
-    service = PeerService(server, SnapshotService(server).answer)
+    service = PeerService(server, SnapshotService(server).answer, LeaderLoss(server).look)
     nursery.start_soon(trio.serve_listeners, service.serve, list(listeners))
     return service
 

@@ -1,6 +1,7 @@
 """Waiting for a leader and gathering votes, against voters that follow a script."""
 
 import contextlib
+import itertools
 from collections.abc import Awaitable, Callable
 
 import trio
@@ -15,11 +16,12 @@ from tests.tasks.parts import (
     make_config,
     make_server,
     record,
+    run_roles,
     settle,
     store_of,
     until,
 )
-from trio_raft._election import campaign, follow
+from trio_raft._election import follow
 from trio_raft._environment import Lane
 from trio_raft._events import RoleChanged
 from trio_raft._messages import Heartbeat, Purpose, RequestVote, RequestVoteReply, ServerId
@@ -79,14 +81,6 @@ def voting(granted: bool, *, term: int | None = None) -> Answer:
 
 async def silent(channel: Channel, request_id: int, request: RequestVote) -> None:
     """Never answer."""
-
-
-async def run_roles(server: Server) -> None:
-    """The role loop, as a node runs it, up to a leadership."""
-    while server.state.role is not Role.LEADER:
-        with trio.CancelScope() as server.role_scope:
-            await (follow if server.state.role is Role.FOLLOWER else campaign)(server)
-        await trio.lowlevel.checkpoint()
 
 
 async def start(
@@ -328,3 +322,126 @@ async def test_campaign_stops_when_the_disk_stalls(autojump_clock: MockClock, nu
     await trio.sleep(30)
     assert len(voter.asked) == asked
     lanes(server.environment).resume()
+
+
+# ------------------------------------------------------------------------------------------- in haste
+
+
+async def start_in_haste(nursery: trio.Nursery, second: Answer | None, third: Answer | None) -> tuple[Server, float]:
+    """Server n1, which knows that its leader is gone, since when it has known it, and two voters."""
+    server, _ = await start(nursery, second, third)
+    server.answer_heartbeat(Heartbeat(Term(1), N2, 0))
+    server.note_leader_gone(N2, "the test says so", took=0.0)
+    return server, trio.current_time()
+
+
+async def test_follow_not_a_leader_that_is_gone(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    """A follower that is asleep until its leader would be missed wakes when he is known to be gone (E11)."""
+    server, _ = await start(nursery, voting(True), None)
+    server.answer_heartbeat(Heartbeat(Term(1), N2, 0))
+    nursery.start_soon(run_roles, server)
+    await trio.sleep(0.5)
+    began = trio.current_time()
+    server.note_leader_gone(N2, "the test says so", took=0.0)
+    await until(lambda: server.state.role is Role.LEADER)
+    assert trio.current_time() - began < server.config.timeouts.failover_delay + 0.02
+
+
+async def test_haste_refused_pre_vote_is_asked_again_soon(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    """A voter that has yet to notice the loss is asked again after moments, drawn anew each time (E11)."""
+    asked: list[float] = []
+
+    async def notices_late(channel: Channel, request_id: int, request: RequestVote) -> None:
+        asked.append(trio.current_time())
+        await voting(len(asked) > 4)(channel, request_id, request)
+
+    server, began = await start_in_haste(nursery, None, notices_late)
+    await run_roles(server)
+    delay = server.config.timeouts.failover_delay
+    pauses = [later - earlier for earlier, later in itertools.pairwise(asked)]
+    assert all(pause < delay + 0.01 for pause in pauses)
+    assert len({round(pause, 4) for pause in pauses}) > 1
+    assert trio.current_time() - began < 5 * (delay + 0.01)
+    assert server.state.current_term == 2
+
+
+async def test_haste_split_votes_draw_again(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    """When no vote can come any more, the next round comes in a moment, drawn anew, and from twice as much, with a
+    pre-vote first (E8, E11).
+    """
+    asked: list[float] = []
+
+    async def splits(channel: Channel, request_id: int, request: RequestVote) -> None:
+        if not request.pre_vote:
+            asked.append(trio.current_time())
+        await voting(request.pre_vote or len(asked) > 4)(channel, request_id, request)
+
+    server, began = await start_in_haste(nursery, None, splits)
+    await run_roles(server)
+    delay = server.config.timeouts.failover_delay
+    pauses = [later - earlier for earlier, later in itertools.pairwise(asked)]
+    assert all(pause < delay * 2**turn + 0.02 for turn, pause in enumerate(pauses, 1))
+    assert len({round(pause, 4) for pause in pauses}) > 1
+    assert trio.current_time() - began < server.config.timeouts.heartbeat_timeout
+    assert server.state.current_term == 6
+
+
+async def test_haste_waits_for_an_answer(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    """While a vote may still come a round lasts its time, in haste too: the voter's disk may be slow (E9)."""
+    asked: list[float] = []
+
+    async def slow(channel: Channel, request_id: int, request: RequestVote) -> None:
+        if not request.pre_vote:
+            asked.append(trio.current_time())
+            await trio.sleep(0.5)
+        await voting(True)(channel, request_id, request)
+
+    server, _ = await start_in_haste(nursery, None, slow)
+    await run_roles(server)
+    assert (len(asked), server.state.current_term) == (1, 2)
+
+
+async def test_haste_ends(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    """A server that finds no majority hurries for the heartbeat timeout, and is as patient as any after that (E9)."""
+    asked: list[float] = []
+
+    async def splits(channel: Channel, request_id: int, request: RequestVote) -> None:
+        if not request.pre_vote:
+            asked.append(trio.current_time())
+        await voting(request.pre_vote)(channel, request_id, request)
+
+    server, began = await start_in_haste(nursery, None, splits)
+    nursery.start_soon(run_roles, server)
+    await trio.sleep(60)
+    patience = server.config.timeouts
+    later = [when for when in asked if when > began + patience.heartbeat_timeout + patience.failover_delay + 0.02]
+    assert 4 < len(asked) - len(later) < 20
+    pauses = [after - before for before, after in itertools.pairwise(later)]
+    assert min(pauses) >= patience.election_timeout
+
+
+async def test_haste_after_a_later_term(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    """A candidate that learns of a later term leaves its candidate an interval, and tries again in that term (E5)."""
+
+    async def further(channel: Channel, request_id: int, request: RequestVote) -> None:
+        await voting(request.term > 7, term=7)(channel, request_id, request)
+
+    server, began = await start_in_haste(nursery, None, further)
+    await run_roles(server)
+    assert server.state.current_term == 8
+    timeouts = server.config.timeouts
+    waited = trio.current_time() - began
+    assert timeouts.heartbeat_interval <= waited < timeouts.failover_delay + 2 * timeouts.heartbeat_interval + 0.05
+
+
+async def test_haste_of_one_that_may_not_campaign(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    """A hung disk keeps a server from campaigning, whoever is gone (E10)."""
+    server, [voter] = await start(nursery, voting(True), None)
+    lanes(server.environment).stall(Lane.JOURNAL)
+    server.journal.save_vote(Term(1), None)
+    await trio.sleep(server.config.timeouts.disk_stall_timeout + 0.1)
+    server.answer_heartbeat(Heartbeat(Term(1), N2, 0))
+    server.note_leader_gone(N2, "the test says so", took=0.0)
+    nursery.start_soon(run_roles, server)
+    await trio.sleep(5)
+    assert (server.state.role, voter.asked) == (Role.FOLLOWER, [])

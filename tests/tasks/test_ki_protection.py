@@ -40,7 +40,6 @@ CLASSES = {
 PROTECTION = "trio.lowlevel.enable_ki_protection"
 
 WITHOUT = {
-    "Server.restart_election_timer": "a single assignment is whole or has not begun",
     "FirstStart.meet": "a single assignment",
     "Server.step_down": "does nothing but enter a protected step",
     "Server._note_installed": "called in the protected step of an install",

@@ -170,6 +170,50 @@ async def test_refuse_and_heal(autojump_clock: MockClock) -> None:
     await close(network, dialled, accepted, another, await listener.accept())
 
 
+async def test_refuse_one_source(autojump_clock: MockClock) -> None:
+    """A node may be refused where others are not, as behind a firewall; and whether it is can be asked."""
+    network = MemoryNetwork()
+    listener = await listen(network)
+    assert not network.refuses("a", "b")
+    network.refuse("b", source="a")
+    assert (network.refuses("a", "b"), network.refuses("c", "b")) == (True, False)
+    with pytest.raises(ConnectionRefusedError):
+        await network.transport("a").dial(ADDRESS)
+    dialled = await network.transport("c").dial(ADDRESS)
+    network.heal()
+    assert not network.refuses("a", "b")
+    await close(network, dialled, await listener.accept())
+
+
+async def test_refuses_when_too_many_wait(autojump_clock: MockClock) -> None:
+    """A node that accepts nothing refuses once its backlog is full, and this can be asked, too."""
+    network = MemoryNetwork()
+    listener = await listen(network)
+    dialled: list[trio.abc.Stream] = []
+    while not network.refuses("a", "b"):
+        dialled.append(await network.transport("a").dial(ADDRESS))
+    assert len(dialled) == BACKLOG
+    with pytest.raises(ConnectionRefusedError):
+        await network.transport("a").dial(ADDRESS)
+    await listener.aclose()
+    await close(network, *dialled)
+
+
+async def test_hang_up(autojump_clock: MockClock) -> None:
+    """When a process dies its machine closes its connections: the peer reads what was sent, and then the end."""
+    network = MemoryNetwork()
+    dialled, accepted = await connect(network)
+    await accepted.send_all(b"last words")
+    network.hang_up("b")
+    network.freeze("b")
+    with pytest.raises(trio.ClosedResourceError):
+        await accepted.send_all(b"never said")
+    assert await dialled.receive_some() == b"last words"
+    assert await dialled.receive_some() == b""
+    assert network.injected["hang up"] == 1
+    await close(network, dialled, accepted)
+
+
 # ------------------------------------------------------------------------------------------------- faults
 
 

@@ -23,6 +23,7 @@ from trio_raft._codec import encode_frame
 from trio_raft._config import Limits
 from trio_raft._environment import Lane
 from trio_raft._events import BadInput
+from trio_raft._leader_loss import LeaderLoss
 from trio_raft._messages import (
     AppendEntries,
     AppendEntriesReply,
@@ -311,7 +312,7 @@ async def test_serve_a_broken_safety_property_is_not_the_peers_fault(autojump_cl
     """Where safety is broken the node ends, however politely the peer asked (paper 5.2)."""
     network = MemoryNetwork()
     server = await make_server(term=1, network=network)
-    service = PeerService(server, SnapshotService(server).answer)
+    service = PeerService(server, SnapshotService(server).answer, LeaderLoss(server).look)
     [listener] = await server.transport.listen(server.config.listen_address)
     server.answer_heartbeat(Heartbeat(Term(1), N3, 0))
 

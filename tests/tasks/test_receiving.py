@@ -209,7 +209,7 @@ async def test_answer_a_later_term(autojump_clock: MockClock, nursery: trio.Nurs
     reply = await scene.ask(MADE, term=4, leader=N3)
     assert (reply.status, reply.term) == (WANTED, 4)
     assert (scene.server.state.leader, scene.server.state.current_term) == (N3, 4)
-    assert scene.server.last_leader_contact == began
+    assert scene.server.patience.last_contact == began
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def facts(server: Server) -> tuple[object, ...]:
     return (
         (state.current_term, state.role, state.voted_for, state.leader, state.commit_index),
         (state.log.last_index, state.log.last_term),
-        (server.election_deadline, server.last_leader_contact),
+        (server.patience.election_deadline, server.patience.last_contact),
         (server.journal.position, server.vote_position),
     )
 
@@ -179,7 +179,7 @@ async def test_transition_from_leader_waits_anew_before_it_campaigns(autojump_cl
     await trio.sleep(100)
     server.step_down("the test says so")
     patience = server.config.timeouts.heartbeat_timeout
-    assert patience <= server.election_deadline - trio.current_time() < 2 * patience
+    assert patience <= server.patience.election_deadline - trio.current_time() < 2 * patience
 
 
 async def test_step_down_keeps_the_term(autojump_clock: MockClock) -> None:
@@ -416,9 +416,9 @@ async def test_answer_heartbeat_carries_the_round_back(autojump_clock: MockClock
     await trio.sleep(5)
     reply = server.answer_heartbeat(Heartbeat(Term(3), N2, 17))
     assert (reply.term, reply.round, reply.ready) == (3, 17, True)
-    assert (server.state.leader, server.last_leader_contact) == (N2, 5)
+    assert (server.state.leader, server.patience.last_contact) == (N2, 5)
     patience = server.config.timeouts.heartbeat_timeout
-    assert 5 + patience <= server.election_deadline < 5 + 2 * patience
+    assert 5 + patience <= server.patience.election_deadline < 5 + 2 * patience
     assert recorder.of(LeaderChanged) == [LeaderChanged(N2, Term(3))]
     server.answer_heartbeat(Heartbeat(Term(3), N2, 18))
     assert len(recorder.of(LeaderChanged)) == 1
@@ -484,11 +484,11 @@ async def test_answer_vote_restarts_the_timer_only_when_granted(autojump_clock: 
     """Having voted for another, a server gives it the time to win; a refusal moves no timer (paper 5.2)."""
     server = await make_server(terms=[1, 2], term=2)
     await trio.sleep(10)
-    deadline = server.election_deadline
+    deadline = server.patience.election_deadline
     server.answer_vote(ask_vote(5, 1, 1))
-    assert server.election_deadline == deadline
+    assert server.patience.election_deadline == deadline
     server.answer_vote(ask_vote(5, 2, 2))
-    assert server.election_deadline >= 10 + server.config.timeouts.heartbeat_timeout
+    assert server.patience.election_deadline >= 10 + server.config.timeouts.heartbeat_timeout
 
 
 async def test_answer_pre_vote_changes_nothing_and_never_waits(autojump_clock: MockClock) -> None:
@@ -567,7 +567,7 @@ async def test_become_ready(autojump_clock: MockClock) -> None:
     await trio.sleep(100)
     server.become_ready()
     assert server.may_campaign()
-    assert server.election_deadline >= 100 + server.config.timeouts.heartbeat_timeout
+    assert server.patience.election_deadline >= 100 + server.config.timeouts.heartbeat_timeout
 
 
 async def test_first_start_queues_what_it_learned(autojump_clock: MockClock) -> None:
@@ -629,7 +629,7 @@ async def test_timers_start_in_the_future(autojump_clock: MockClock) -> None:
     """A server that has just started waits a drawn time before it campaigns, and has heard nobody (E9)."""
     await trio.sleep(1000)
     servers = [await make_server(seed=seed, config=make_config(timeouts=Timeouts())) for seed in range(20)]
-    deadlines = [server.election_deadline - trio.current_time() for server in servers]
+    deadlines = [server.patience.election_deadline - trio.current_time() for server in servers]
     assert all(1.0 <= deadline < 2.0 for deadline in deadlines)
     assert len(set(deadlines)) == 20
-    assert servers[0].last_leader_contact == -math.inf
+    assert servers[0].patience.last_contact == -math.inf

@@ -26,7 +26,8 @@ from trio_raft._messages import (
     Term,
 )
 from trio_raft._records import make_entry
-from trio_raft._transport import Channel, ChannelBroken
+from trio_raft._transport import Channel, ChannelBroken, NobodyListens
+from trio_raft.abc import Transport
 from trio_raft.testing._network import MemoryNetwork
 
 DIAL_TIMEOUT = 1.0
@@ -96,6 +97,14 @@ def test_digest_ignores_the_order_of_members() -> None:
     assert bootstrap_digest([N1, N2]) == bootstrap_digest([N2, N1])
     assert bootstrap_digest([N1, N2]) != bootstrap_digest([N1])
     assert bootstrap_digest([ServerId("ab"), ServerId("c")]) != bootstrap_digest([ServerId("a"), ServerId("bc")])
+
+
+async def test_handshake_tells_the_role(autojump_clock: MockClock) -> None:
+    """The dialler learns what the listener is at that moment, if that says so (E11)."""
+    for role in ("leader", "follower", ""):
+        listening = attrs.evolve(make_handshake(N2), role=partial(str, role))
+        async with Pair(listening=listening).connected() as (dialled, accepted):
+            assert (dialled.peer_role, accepted.peer_role) == (role, "")
 
 
 # ---------------------------------------------------------------------------------------------- refusals
@@ -353,9 +362,49 @@ async def test_dial_hangs(autojump_clock: MockClock) -> None:
     await listener.aclose()
 
 
+class FailingTransport(Transport):
+    """Every dial fails like this."""
+
+    def __init__(self, error: Exception, *causes: Exception) -> None:
+        self.error = error
+        if causes:
+            error.__cause__ = causes[0] if len(causes) == 1 else ExceptionGroup("all attempts failed", causes)
+
+    async def dial(self, address: str) -> trio.abc.Stream:
+        await trio.lowlevel.checkpoint()
+        raise self.error
+
+    async def listen(self, address: str) -> Any:
+        raise NotImplementedError(address)
+
+
+NO_LISTENER, NO_ROUTE = ConnectionRefusedError("refused"), OSError("no route to host")
+
+
+@pytest.mark.parametrize(
+    ("transport", "certain"),
+    [
+        (FailingTransport(ConnectionRefusedError("refused")), True),
+        (FailingTransport(OSError("to n2"), NO_LISTENER), True),
+        (FailingTransport(OSError("to n2"), NO_LISTENER, NO_LISTENER), True),
+        (FailingTransport(OSError("to n2"), NO_LISTENER, NO_ROUTE), False),
+        (FailingTransport(OSError("to n2"), NO_ROUTE), False),
+        (FailingTransport(OSError("to n2")), False),
+        (FailingTransport(trio.BrokenResourceError("to n2")), False),
+    ],
+)
+async def test_dial_knows_that_nobody_listens(
+    autojump_clock: MockClock, transport: FailingTransport, certain: bool
+) -> None:
+    """Only a refusal at every address that a name has says for certain that no process listens (E11)."""
+    with pytest.raises(ChannelBroken) as caught:
+        await Pair().dial(transport=transport)
+    assert isinstance(caught.value, NobodyListens) is certain
+
+
 async def test_dial_nobody_there(autojump_clock: MockClock) -> None:
     """A dial that is refused is a broken channel whose text names the server, its address and the reason."""
-    with pytest.raises(ChannelBroken) as caught:
+    with pytest.raises(NobodyListens) as caught:
         await Pair().dial()
     assert str(caught.value).startswith(
         "connection with n2 at 127.0.0.1:7002: connecting to 127.0.0.1:7002 failed: connection refused"

@@ -15,7 +15,7 @@ from trio_raft._errors import HandshakeRefused
 from trio_raft._lanes import ThreadLanes, real_environment
 from trio_raft._messages import Heartbeat, HeartbeatReply, Purpose, Term
 from trio_raft._tcp import TCPListener, TCPStream, TCPTransport
-from trio_raft._transport import Channel, ChannelBroken, accept, dial
+from trio_raft._transport import Channel, ChannelBroken, NobodyListens, accept, dial
 
 ENVIRONMENT = real_environment(ThreadLanes())
 TIMEOUTS = Timeouts()
@@ -119,10 +119,10 @@ async def test_tcp_refusal_names_the_host_without_its_port() -> None:
 
 
 async def test_tcp_nobody_there() -> None:
-    """A port on which nobody listens breaks the dial with the system's reason."""
+    """A port on which nobody listens breaks the dial with the system's reason, and that is certain (E11)."""
     listener, address = await listening()
     await listener.aclose()
-    with pytest.raises(ChannelBroken, match=r"connecting to .* failed: connection refused"):
+    with pytest.raises(NobodyListens, match=r"connecting to .* failed: connection refused"):
         await dial_n2(address)
 
 

@@ -86,6 +86,7 @@ class Cluster(Generic[CommandT, ResultT]):
         self.judge.on_failure = self.scope.cancel
         self.make_machine = machine
         """Makes a state machine, one for each life, and some to compare states with."""
+        self.judge.refuses = self.network.refuses
         self._nursery = nursery
         self._clients = 0
 
@@ -132,7 +133,13 @@ class Cluster(Generic[CommandT, ResultT]):
             member.disk = member.disk.crash(divide(self.seed, "crash", member.id, member.lives))
 
     async def kill(self, *ids: str) -> None:
-        """End these members' processes as SIGKILL does: the machine goes on, and so every byte written stays."""
+        """End these members' processes as SIGKILL does: the machine goes on, and so every byte written stays.
+
+        It closes their connections at once, and refuses new ones: others need not wait for a timeout to notice.
+        """
+        for member in self._named(ids):
+            if member.life is not None:
+                self.network.hang_up(member.id)
         for member in await self._end(ids, "process is killed"):
             member.disk.kill_process()
             # The machine is still there, and resets the connections of a process that is not.

@@ -36,6 +36,7 @@ def hang(watch: Watch) -> MachineChecks:
     snapshot = SnapshotChecks(watch)
     _around(server, "transition", elections.around_transition)
     _around(server, "answer_vote", elections.around_answer_vote)
+    _after(watch, server, "accept_leader", elections.after_accept_leader)
     _around(server, "answer_append", log.around_answer_append)
     _before(watch, server, "advance_commit", commit.before_advance_commit)
     _after(watch, server, "_commit_or_disk_moved", commit.after_commit_or_disk_moved)

@@ -13,7 +13,7 @@ from typing import Any
 
 from trio_raft._environment import Clock
 from trio_raft._errors import LogCorrupt, SnapshotCorrupt, StorageError, StorageFull, error_text
-from trio_raft._events import Event
+from trio_raft._events import Event, LeaderGone
 from trio_raft._messages import Message
 from trio_raft._server import Server
 from trio_raft._snapshot_events import SnapshotIgnored
@@ -62,6 +62,8 @@ class Judge:
         self.invariants.on_violation = self._note_violation
         self.on_failure: Callable[[], None] = _nothing
         """Called once, when the first failure is recorded."""
+        self.refuses: Callable[[str, str], bool] = _nowhere
+        """Does the network refuse a dial of the first of two members to the second?"""
         self.failure: SimulationFailed | None = None
         self.expected: dict[str, tuple[type[BaseException], ...]] = {}
         """Errors by which a member's node may end."""
@@ -126,7 +128,13 @@ class Judge:
         return expected or (isinstance(error, StorageError | StorageFull) and member.disk_failed_lately())
 
     def _explains_event(self, node_id: str, event: Event) -> bool:
-        """Only a peer whose disk was tampered with makes a leader report what no peer should do."""
+        """Only a peer whose disk was tampered with makes a leader report what no peer should do.
+
+        And where dials are refused, a member must take a leader that lives for dead: by injection, or since its node
+        has failed and listens no more, though it has yet to say that it is closed.
+        """
+        if isinstance(event, LeaderGone):
+            return self.refuses(node_id, event.leader)
         if isinstance(event, SnapshotIgnored):
             path = DIRECTORY / Path(event.path).name
             return self._members[node_id].disk.is_hit(path, start=0, end=EVERYTHING)
@@ -147,6 +155,11 @@ def flip_explains(member: Member[Any, Any], error: LogCorrupt | SnapshotCorrupt)
         return disk.is_hit(path, start=start, end=start + max(MAX_META_BYTES, PIECE_BYTES) + SPARE_BYTES)
     longest = max(member.settings.limits.largest_journal_batch, MAX_DESCRIPTION_BYTES)
     return disk.is_hit(path, start=start, end=start + longest + SPARE_BYTES)
+
+
+def _nowhere(source: str, target: str) -> bool:  # noqa: ARG001
+    """Until a cluster says otherwise."""
+    return False
 
 
 def _nothing() -> None:

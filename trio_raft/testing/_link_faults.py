@@ -6,6 +6,9 @@ from itertools import permutations
 from trio_raft.testing._determinism import Latency
 from trio_raft.testing._nemesis import LEADER_SHARE, Nemesis, Strike
 
+LOST_AGAIN = 0.1
+"""Seconds within which connections that were just made are lost again."""
+
 
 async def isolate(nemesis: Nemesis) -> None:
     """One member is cut off, both ways."""
@@ -99,6 +102,21 @@ async def reset(nemesis: Nemesis) -> None:
         nemesis.cluster.network.reset(*pair)
 
 
+async def lost_connections(nemesis: Nemesis) -> None:
+    """All connections of the leader with one follower or with several break, while everybody lives; perhaps again."""
+    leader, again = nemesis.leader(), nemesis.random.choice((0, 0, 2))
+    others = [member for member in nemesis.cluster.ids if member != leader]
+    if leader is None or not others:
+        return
+    followers = nemesis.pick(others, nemesis.random.randint(1, len(others)))
+    nemesis.begin("lost connections", f"{leader} with {' '.join(followers)}, and {again} times again")
+    for turn in range(1 + again):
+        if turn:
+            await nemesis.rest(nemesis.random.uniform(0.0, LOST_AGAIN))
+        for follower in followers:
+            nemesis.cluster.network.reset(leader, follower)
+
+
 async def torn_frame(nemesis: Nemesis) -> None:
     """A frame arrives in part, and then its connection breaks."""
     pair = nemesis.pair()
@@ -150,6 +168,7 @@ LINK_FAULTS: dict[str, Strike] = {
     "one way": one_way,
     "half open": half_open,
     "reset": reset,
+    "lost connections": lost_connections,
     "torn frame": torn_frame,
     "clog": clog,
     "slow link": slow_link,

@@ -6,7 +6,8 @@
 * a link: slow at times (``set_latency``), narrow (``set_bandwidth``), clogged (nothing moves for a while, then all),
   cut in one direction; bridges and rings are sets of such cuts;
 * a connection: reset, torn (a part of a send arrives, then a reset), half open; a dial can be refused;
-* a node: paused (the process stands still, its machine takes what arrives), frozen (no power).
+* a node: paused (the process stands still, its machine takes what arrives), frozen (no power), its process killed
+  (its machine closes all connections).
 
 A cut behaves as with TCP: what was sent waits and arrives after ``heal``; until then the sender notices nothing until
 the buffer is full, the receiver hears nothing, not even that the other side closed, and dials hang.  (A stream that
@@ -55,7 +56,8 @@ class MemoryNetwork:
         self._buffer_bytes = buffer_bytes
         self._hosts: dict[str, Host] = {}
         self._links: dict[tuple[str, str], Link] = {}
-        self._refusing: dict[str, None] = {}
+        self._refusing: dict[tuple[str, str], None] = {}
+        """(who dials, or empty for everybody; whom)."""
         self._listeners: dict[str, MemoryListener] = {}
         self._owners: dict[str, str] = {}
         """Address → the node that listened there last: packets to a dead node take the same road."""
@@ -143,9 +145,14 @@ class MemoryNetwork:
                 pipe.lose_receiver()
                 self._count("half open")
 
-    def refuse(self, node_id: str) -> None:
-        """Dials to that node fail at once until ``heal``, as if nobody listened."""
-        self._refusing[node_id] = None
+    def refuse(self, node_id: str, *, source: str = "") -> None:
+        """Dials to that node, or only those of ``source``, fail at once until ``heal``, as if nobody listened."""
+        self._refusing[source, node_id] = None
+
+    def refuses(self, source: str, node_id: str) -> bool:
+        """Is a dial refused: on request, since nobody listens, or since he accepts nothing and too many wait?"""
+        listens = any(each.has_room() for each in self._listeners.values() if each.host.name == node_id)
+        return not listens or ("", node_id) in self._refusing or (source, node_id) in self._refusing
 
     @property
     def open_connections(self) -> int:
@@ -166,6 +173,17 @@ class MemoryNetwork:
         host.paused, host.reads_from = False, trio.current_time() + READ_DELAY
         host.changed.unpark_all()
         self._wake()
+
+    def hang_up(self, node_id: str) -> None:
+        """The node's process dies, and its machine goes on: it closes all connections of the process at once.
+
+        What was sent still arrives, and the end after it; what arrives here is answered with a reset, once ``freeze``,
+        which keeps back what a dying node still says, and ``thaw`` are over.
+        """
+        for pipe in list(self._pipes):
+            if pipe.link.source.name == node_id:
+                pipe.close_sender()
+        self._count("hang up")
 
     def freeze(self, node_id: str) -> None:
         """The node's machine loses its power: nothing leaves it or arrives there, nobody is told, dials to it hang.
@@ -203,7 +221,7 @@ class MemoryNetwork:
             else:
                 await self._healed.park()
         listener = self._listeners.get(address)
-        if listener is None or listener.host.name in self._refusing or not listener.has_room():
+        if listener is None or not listener.has_room() or self.refuses(source, target):
             self._count("refused dial")
             raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED), address)
         outgoing, incoming = self._pipe(there), self._pipe(back)

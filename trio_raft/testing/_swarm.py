@@ -55,15 +55,20 @@ FAULTS: Final = (
     "snapshot error",
     "transfer cut",
     "snapshot flip",
+    "lost connections",
 )
 """Every kind of fault, by the names that the command line knows."""
 
 UNQUOTED: Final = "old-copy"
 """A fault's name as a command line takes it without quotes."""
+LATER: Final = ("lost connections",)
+"""Kinds that came when seeds had their plans; drawn apart, so that these stay what they were."""
 
 OFTEN: Final = {
     "crash": 5,
     "crash many": 3,
+    "kill": 3,
+    "lost connections": 3,
     "pause": 3,
     "isolate leader": 5,
     "disk error": 2,
@@ -205,10 +210,10 @@ def draw_plan(seed: int, wishes: Wishes = Wishes()) -> Plan:
 
 
 def _draw_freely(seed: int) -> Plan:
-    random = divide(seed, "plan")
+    random, later = divide(seed, "plan"), divide(seed, "later faults")
     size = random.choices((1, 3, 4, 5, 7), weights=(1, 10, 2, 4, 1))[0]
     calm = random.random() < 0.05
-    faults = () if calm else tuple(fault for fault in FAULTS if random.random() < 0.5)
+    faults = () if calm else tuple(fault for fault in FAULTS if (later if fault in LATER else random).random() < 0.5)
     ruined = random.randrange((size - 1) // 2 + 1)
     timeouts = _draw_timeouts(random)
     settings = ClusterSettings(

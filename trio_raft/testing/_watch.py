@@ -16,7 +16,7 @@ from typing import Any
 
 import attrs
 
-from trio_raft._events import Event, PeerLostData, ReplicationRestarted
+from trio_raft._events import Event, LeaderGone, PeerLostData, ReplicationRestarted
 from trio_raft._messages import ServerId
 from trio_raft._rules.state import Role
 from trio_raft._server import Server
@@ -126,6 +126,8 @@ class Watch:
         """As the server says."""
         self.last_given: int = self.last_applied
         """The last index that the state machine was given, or restored to."""
+        self.gave_up = -math.inf
+        """When the leader was heard last that this server knows to be gone."""
         self.took_entries = False
         """From a leader's log, since the last install of a snapshot."""
         self._tickets: deque[Ticket[object]] = deque()
@@ -209,11 +211,26 @@ class Watch:
     def after_publish(self, _: None, event: Event) -> None:
         """Something was announced."""
         self.note(f"event {type(event).__name__}: {event}")
+        if isinstance(event, LeaderGone):
+            self._check_gone(event)
         if isinstance(event, ReplicationRestarted | PeerLostData) and not self.explained(event):
             self.fail(
                 "Nothing goes wrong for no reason (R6, R13)",
                 expected="no such event unless an injected fault explains it",
                 seen=f"{type(event).__name__}: {event}",
+            )
+
+    def _check_gone(self, event: LeaderGone) -> None:
+        """This server waits no longer for its leader: then nobody leads in that term any more."""
+        self.gave_up = self.server.patience.last_contact
+        watched = self.servers.get(event.leader)
+        watch = watched.watch if watched is not None else None
+        leads = watch is not None and not watch.over and watch.server.leads(event.term)
+        if leads and not self.explained(event):
+            self.fail(
+                "Only a leader that is gone is not waited for (E11)",
+                expected=f"{event.leader} leads term {event.term} no more",
+                seen=f"it leads; {event.reason}",
             )
 
     # ------------------------------------------------------------------------------------ from time to time

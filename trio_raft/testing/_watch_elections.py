@@ -117,17 +117,33 @@ class ElectionChecks:
         self, original: Callable[[RequestVote], tuple[RequestVoteReply, int]]
     ) -> Callable[[RequestVote], tuple[RequestVoteReply, int]]:
         def answer_vote(request: RequestVote) -> tuple[RequestVoteReply, int]:
-            before, sticky = self._election_state(), self._server.is_sticky()
+            before, sticky = self._election_state(), self._hears_a_leader()
             answer = original(request)
             self._watch.run(self._after_answer_vote, request, answer[0], before, sticky)
             return answer
 
         return answer_vote
 
+    def after_accept_leader(self, _: None, term: int, leader: str) -> None:
+        """A leader was heard."""
+        if not self._server.is_sticky():
+            self._fail(
+                "Whoever has heard a leader stands by him (E5, E11)",
+                expected=f"loyalty to {leader}, who leads term {term}",
+                seen=f"none: {self._server.patience.gone}",
+            )
+
+    def _hears_a_leader(self) -> bool:
+        """Does it lead, or has it heard a leader lately of whom it does not know that he is gone?"""
+        contact = self._server.patience.last_contact
+        silence = self._server.environment.clock.now() - contact
+        heard = silence < self._server.config.timeouts.heartbeat_timeout and contact != self._watch.gave_up
+        return heard or self._state.role is Role.LEADER
+
     def _election_state(self) -> tuple[int, str | None, float, float]:
         """All that a pre-vote, or a request that is refused for stickiness, must leave alone."""
         server, state = self._server, self._state
-        return state.current_term, state.voted_for, server.election_deadline, server.last_leader_contact
+        return state.current_term, state.voted_for, server.patience.election_deadline, server.patience.last_contact
 
     def _after_answer_vote(
         self,
@@ -145,6 +161,12 @@ class ElectionChecks:
             )
         if not reply.granted:
             return
+        if sticky:
+            self._fail(
+                "Whoever hears a leader supports nobody else, whatever others claim (E8, E11)",
+                expected=f"a refusal: it heard {self._state.leader} at {self._server.patience.last_contact}",
+                seen=f"{'a pre-vote' if request.pre_vote else 'its vote'} granted to {request.candidate}",
+            )
         last = self._watch.slots[-1]
         if (request.last_log_term, request.last_log_index) < (last.term, last.index):
             self._fail(

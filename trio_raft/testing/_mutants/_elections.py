@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import attrs
 
 from trio_raft import _leadership, _services
 from trio_raft._election import _Round, campaign  # pyright: ignore[reportPrivateUsage]
+from trio_raft._leader_loss import LeaderLoss
 from trio_raft._messages import RequestVote, ServerId
+from trio_raft._patience import Patience
 from trio_raft._records import Term
 from trio_raft._rules import request_vote
 from trio_raft._rules.configuration import Configuration
@@ -16,6 +18,7 @@ from trio_raft._rules.request_vote import Tally
 from trio_raft._rules.state import Role, State
 from trio_raft._server import Server
 from trio_raft._storage.wal import FileLogStore
+from trio_raft._transport import ChannelBroken
 from trio_raft.testing._mutants._mutant import Mutant, mutant, replaced
 
 
@@ -84,7 +87,7 @@ def _count_refusals(sound: Any) -> Any:
 def _pre_vote_restarts_timer(sound: Any) -> Any:
     def answer_vote(self: Server, request: RequestVote) -> Any:
         if request.pre_vote:
-            self.restart_election_timer()
+            self.patience.restart()
         return sound(self, request)
 
     return answer_vote
@@ -117,6 +120,38 @@ def _smaller_quorum(self: Configuration, values: Mapping[ServerId, Any]) -> Any:
 async def _never_doubt_contact(server: Server, term: Term) -> None:
     while server.leads(term):
         await server.environment.clock.sleep(server.config.timeouts.heartbeat_timeout)
+
+
+async def _take_any_loss_for_a_death(self: LeaderLoss, peer: ServerId, boot_id: str) -> None:  # noqa: ARG001
+    server: Server = self._server  # pyright: ignore[reportPrivateUsage]
+    if server.follows(peer, server.state.current_term):
+        server.note_leader_gone(peer, "its connections ended", took=0.0)
+
+
+def _take_silence_for_death(sound: Any) -> Any:
+    async def why_gone(self: LeaderLoss, leader: ServerId, boot_id: str) -> str:
+        try:
+            return cast("str", await sound(self, leader, boot_id))
+        except ChannelBroken as error:
+            return error.reason
+
+    return why_gone
+
+
+def _believe_a_claim(sound: Any) -> Any:
+    def answer(state: State, request: RequestVote, *, sticky: bool, ready: bool) -> Any:
+        return sound(state, request, sticky=sticky and not request.pre_vote, ready=ready)
+
+    return answer
+
+
+def _never_loyal_again(sound: Any) -> Any:
+    def heard(self: Patience) -> None:
+        gone = self.gone
+        sound(self)
+        self.gone = gone
+
+    return heard
 
 
 @contextmanager
@@ -195,6 +230,38 @@ ELECTIONS = (
         request_vote,
         "answer",
         _adopt_term_though_sticky,
+    ),
+    mutant(
+        "loss-is-death",
+        "E11",
+        "a leader whose connections ended is given up unasked",
+        LeaderLoss,
+        "look",
+        replaced(_take_any_loss_for_a_death),
+    ),
+    mutant(
+        "silence-is-death",
+        "E11",
+        "a leader whose connections ended is given up because it does not answer",
+        LeaderLoss,
+        "_why_gone",
+        _take_silence_for_death,
+    ),
+    mutant(
+        "claims-are-believed",
+        "E8",
+        "whoever asks for a pre-vote is believed that the leader is gone",
+        request_vote,
+        "answer",
+        _believe_a_claim,
+    ),
+    mutant(
+        "never-loyal-again",
+        "E11",
+        "after one leader was gone, the next one is not stood by either",
+        Patience,
+        "heard",
+        _never_loyal_again,
     ),
     mutant(
         "half-is-a-majority",

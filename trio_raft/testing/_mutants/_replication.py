@@ -6,6 +6,7 @@ from typing import Any
 
 import attrs
 
+from trio_raft import _server
 from trio_raft._messages import AppendEntries, AppendEntriesReply, ServerId
 from trio_raft._records import EntryKind, LogIndex, Term, make_entry
 from trio_raft._rules import append_entries
@@ -146,7 +147,7 @@ def _reuse_the_index(sound: Any) -> Any:
     return append
 
 
-def _tickets_survive(_server: Server, _term: Term, _reason: str) -> None:
+def _tickets_survive(_tickets: object, _term: Term, _reason: str, *, cause: object) -> None:
     """Waiting proposals are left to whoever leads next."""
 
 
@@ -264,8 +265,8 @@ REPLICATION = (
         "tickets-survive",
         "X1",
         "waiting proposals survive the end of their leadership",
-        Server,
-        "_fail_tickets",
+        _server,
+        "fail_all",
         replaced(_tickets_survive),
         also={
             fails_by("RaftInternalError in Applier._apply_batch"): "it refuses a proposal of an earlier term",
