@@ -27,6 +27,9 @@ from trio_raft._handshake import Handshake
 from trio_raft._messages import Hello, HelloReply, Incarnation, Message, Purpose, ServerId, Unsupported
 from trio_raft.abc import Transport
 
+REST_BYTES = 256 << 10
+"""Asked of a stream at a time while a frame is incomplete: what a socket gives by itself makes a large one slow."""
+
 _CONNECTION_ERRORS = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 
 
@@ -248,7 +251,7 @@ class Channel:
         if self._frame_deadline is None:
             self._frame_deadline = self._clock.now() + self._frame_timeout
         with self._clock.move_on_at(self._frame_deadline):
-            return await self._stream.receive_some()
+            return await self._stream.receive_some(REST_BYTES)
         return None
 
     async def _break(self, reason: str, cause: Exception | None = None) -> NoReturn:

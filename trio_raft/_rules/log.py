@@ -19,7 +19,9 @@ the Log Matching Property, paper 5.3).
 
 Entries themselves are the *tail*: a list, and the index of its first slot.  Entries that left memory leave an
 empty slot behind; once half of the slots are empty they are cut off.  So dropping old entries costs each
-append a constant.
+append a constant.  To free a large part of them takes long, and a snapshot that takes the log's place must not hold
+the event loop for that: then they are *discarded* as they are, in one step, and whoever caused it lets them go in
+slices (K1).
 
 House rule: an unknown term is never 0.  Whoever asks for the term of an index outside the log gets
 ``NotInLog``, because a made-up 0 at ``prev_log_index`` would compare as "very old" and be accepted as an
@@ -30,6 +32,9 @@ from bisect import bisect_right
 from collections.abc import Sequence
 
 from trio_raft._records import Entry, EntryKind, LogIndex, Term
+
+AT_ONCE = 10_000
+"""Entries that may be freed in one step."""
 
 _NOWHERE = LogIndex(0)
 _BEFORE_ALL_TERMS = Term(0)
@@ -51,6 +56,7 @@ class Log:
     """The entries above the base.  Its public fields are read freely and written only here."""
 
     __slots__ = (
+        "_discarded",
         "_empty_slots",
         "_memory_bytes",
         "_run_firsts",
@@ -78,6 +84,8 @@ class Log:
         self._tail: list[Entry] = []
         self._tail_first = LogIndex(1)
         self._empty_slots = 0
+        self._discarded: list[list[Entry]] = []
+        """What is in the log no more, but in memory still: ``let_go``."""
 
     @classmethod
     def recovered(
@@ -112,7 +120,7 @@ class Log:
             if entry.index != expected_index or entry.term != log.term_at(entry.index):
                 raise AssertionError(f"{entry} does not fit at index {expected_index} of {term_runs}")
         log._tail = list(tail)
-        log.memory_bytes_used = sum(len(entry.record) for entry in tail)
+        log.memory_bytes_used = _size_of(tail)
         return log
 
     # ------------------------------------------------------------------------------------------ questions
@@ -218,7 +226,7 @@ class Log:
                 raise self._does_not_follow(first)
             self._tail.extend(entries)
             self.last_index = last.index
-            self.memory_bytes_used += sum([len(entry.record) for entry in entries])
+            self.memory_bytes_used += _size_of(entries)
         else:
             for entry in entries:
                 self.append(entry)
@@ -233,7 +241,7 @@ class Log:
             self.memory_bytes_used = 0
         else:
             slot = index - self._tail_first
-            self.memory_bytes_used -= sum([len(entry.record) for entry in self._tail[slot:]])
+            self.memory_bytes_used -= _size_of(self._tail[slot:])
             del self._tail[slot:]
         while self._run_firsts[-1] >= index:
             self._run_firsts.pop()
@@ -244,8 +252,8 @@ class Log:
     def compact(self, up_to: LogIndex) -> None:
         """Let the entries up to there leave the log; the last of them becomes the base.
 
-        The caller knows that a durable snapshot covers them (S7).  At or below the base it does nothing; raises
-        NotInLog above the end.  Costs a constant for each entry that was in memory.
+        The caller knows that a durable snapshot covers them (S7), and lets go of them, if they are many.  At or below
+        the base it does nothing; raises NotInLog above the end.
         """
         if up_to > self.last_index:
             raise self._not_in_log(up_to)
@@ -256,24 +264,47 @@ class Log:
         self._run_firsts[:run] = [up_to]
         self._run_terms[:run] = [self.base_term]
         gone = up_to + 1 - self._tail_first
-        if gone > self._empty_slots:
-            self.memory_bytes_used -= sum([len(entry.record) for entry in self._tail[self._empty_slots : gone]])
+        if gone <= self._empty_slots:
+            return
+        if gone <= AT_ONCE:
+            self.memory_bytes_used -= _size_of(self._tail[self._empty_slots : gone])
             del self._tail[:gone]
-            self._tail_first, self._empty_slots = LogIndex(up_to + 1), 0
+        else:
+            left = self._tail[gone:]
+            if len(left) < gone:
+                self.memory_bytes_used = _size_of(left)
+            else:
+                self.memory_bytes_used -= _size_of(self._tail[self._empty_slots : gone])
+            # What is left is in there too, and stays alive.
+            self._discarded.append(self._tail)
+            self._tail = left
+        self._tail_first, self._empty_slots = LogIndex(up_to + 1), 0
 
     def reset(self, index: LogIndex, term: Term) -> None:
         """Let a snapshot's last entry take the place of the whole log, which is empty above it (N1).
 
-        Raises AssertionError unless that lies above the base, in no lower term.
+        The caller lets go of what was in memory.  Raises AssertionError unless that lies above the base, in no lower term.
         """
         if index <= self.base_index or term < max(self.base_term, 1):
             raise AssertionError(f"index {index} of term {term} cannot become the base of {self}")
         self.base_index = self.last_index = index
         self.base_term = self.last_term = term
         self._run_firsts, self._run_terms = [index], [term]
-        self._tail.clear()
+        if self._tail:
+            self._discarded.append(self._tail)
+        self._tail = []
         self._tail_first, self._empty_slots = LogIndex(index + 1), 0
         self.memory_bytes_used = 0
+
+    def let_go(self) -> bool:
+        """Free some of what was discarded, up to ``AT_ONCE`` entries.  Is there more?"""
+        if self._discarded:
+            entries = self._discarded[-1]
+            # From behind: nothing has to be moved.
+            del entries[-AT_ONCE:]
+            if not entries:
+                self._discarded.pop()
+        return bool(self._discarded)
 
     def release(self, up_to: LogIndex) -> None:
         """Let entries ≤ ``up_to`` leave memory, oldest first, until the rest is within ``memory_bytes``.
@@ -309,6 +340,11 @@ class Log:
         return AssertionError(
             f"{entry} does not follow the last entry, index {self.last_index} of term {self.last_term}"
         )
+
+
+def _size_of(entries: Sequence[Entry]) -> int:
+    """Bytes of their records."""
+    return sum([len(entry.record) for entry in entries])
 
 
 def _check_runs(
