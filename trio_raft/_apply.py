@@ -113,41 +113,44 @@ class Applier(Generic[CommandT, ResultT]):
         began = before = stopwatch()
         threshold = server.config.timeouts.loop_blocked_threshold
         applied, size = server.state.last_applied, 0
-        command = EntryKind.COMMAND
+        command, apply, decode = EntryKind.COMMAND, self._machine.apply, self._decode
         for entry in entries:
-            if entry.index != applied + 1:
-                raise RaftInternalError(f"entry {entry.index} would be applied after {applied}")
+            index = entry.index
+            if index != applied + 1:
+                raise RaftInternalError(f"entry {index} would be applied after {applied}")
             if entry.kind is command:
-                ticket = tickets.get(entry.index) if tickets else None
+                ticket = tickets.get(index) if tickets else None
                 if ticket is not None and ticket.term != entry.term:
                     raise RaftInternalError(
-                        f"the ticket for index {entry.index} is of term {ticket.term}, the entry of {entry.term}"
+                        f"the ticket for index {index} is of term {ticket.term}, the entry of {entry.term}"
                     )
-                self._apply_command(entry, ticket)
-            applied = entry.index
+                try:
+                    result = apply(Committed(index, entry.term, decode(entry.data)))
+                except Exception as error:
+                    self._end_badly(ticket, entry, error)
+                else:
+                    if ticket is not None:
+                        self._end(ticket, entry, None, result)
+            applied = index
             size += len(entry.record)
             now = stopwatch()
             if now - before > threshold:
-                server.events.publish(LoopBlocked(f"apply of entry {entry.index}", now - before))
+                server.events.publish(LoopBlocked(f"apply of entry {index}", now - before))
             before = now
             if now - began > TURN_SECONDS:
                 break
         server.snapshots.note_applied(applied - server.state.last_applied, size)
         server.note_applied(applied)
 
-    def _apply_command(self, entry: Entry, ticket: Ticket[object] | None) -> None:
-        try:
-            result = self._machine.apply(Committed(entry.index, entry.term, self._decode(entry.data)))
-        except Rejected as rejection:
-            self._end(ticket, entry, rejection)
-        except Exception as error:
-            failure = StateMachineError(index=entry.index, term=entry.term, problem=error_text(error))
-            failure.__cause__ = error
-            self._end(ticket, entry, failure)
-            raise failure from error
-        else:
-            if ticket is not None:
-                self._end(ticket, entry, None, result)
+    def _end_badly(self, ticket: Ticket[object] | None, entry: Entry, error: Exception) -> None:
+        """The machine raised.  Raises StateMachineError, unless that is the result."""
+        if isinstance(error, Rejected):
+            self._end(ticket, entry, error)
+            return
+        failure = StateMachineError(index=entry.index, term=entry.term, problem=error_text(error))
+        failure.__cause__ = error
+        self._end(ticket, entry, failure)
+        raise failure from error
 
     def _end(self, ticket: Ticket[object] | None, entry: Entry, error: Exception | None, result: object = None) -> None:
         """Tell whoever waits.  The proposer of an entry that stops the node learns that too: proposed again, it would
