@@ -95,11 +95,13 @@ def require_cluster(path: Path, meta: SnapshotMeta, cluster_id: str) -> None:
 class SnapshotFile:
     """An open file.  ``on_close`` is called once, when it is given up."""
 
-    def __init__(self, files: Files, path: Path, *, create: bool = False) -> None:
+    def __init__(
+        self, files: Files, path: Path, *, create: bool = False, within: Custody | None = None
+    ) -> None:
         self.path = path
         self.on_close: Callable[[SnapshotFile], None] | None = None
         self._files = files
-        self._custody = Custody(files, path, what="the snapshot")
+        self._custody = Custody(files, path, what="the snapshot", within=within)
         with self._custody:
             with storage_errors(path, "opening", needed=0 if create else None):
                 descriptor = files.create(path) if create else files.open(path, write=False)
@@ -144,8 +146,9 @@ class SnapshotFile:
 class GrowingFile(SnapshotFile):
     """A new file that is written from beginning to end, and then published under its finished name, or discarded."""
 
-    def __init__(self, files: Files, path: Path) -> None:
-        super().__init__(files, path, create=True)
+    def __init__(self, files: Files, path: Path, *, within: Custody | None = None) -> None:
+        super().__init__(files, path, create=True, within=within)
+        self._within = within
         self._written = 0
         self._started = 0
         """Up to where the disk has been asked to begin."""
@@ -185,7 +188,7 @@ class GrowingFile(SnapshotFile):
         self.close()
         if self._is_partial:
             self._is_partial = False
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError), staying(self._within):
                 self._files.remove(self.path)
 
     def _start_writing(self) -> None:
@@ -208,6 +211,11 @@ class GrowingFile(SnapshotFile):
             except BaseException:
                 self._failed = True
                 raise
+
+
+def staying(custody: Custody | None) -> contextlib.AbstractContextManager[None]:
+    """``Custody.staying``, if there is one."""
+    return contextlib.nullcontext() if custody is None else custody.staying()
 
 
 # ---------------------------------------------------------------------------------------------- verifying
