@@ -314,7 +314,7 @@ async def test_send_refused_again_and_again(autojump_clock: MockClock, nursery: 
     assert gaps[2] >= 2
     assert LONGEST_PAUSE <= gaps[-1] <= LONGEST_PAUSE + 1.1
     await until(lambda: not scene.store.reading)
-    assert scene.server.snapshots.pins == {}
+    await until(lambda: scene.server.snapshots.pins == {})
     began = trio.current_time()
     scene.follower.forgive()
     await scene.asked()
