@@ -283,7 +283,8 @@ class Log:
     def reset(self, index: LogIndex, term: Term) -> None:
         """Let a snapshot's last entry take the place of the whole log, which is empty above it (N1).
 
-        The caller lets go of what was in memory.  Raises AssertionError unless that lies above the base, in no lower term.
+        The caller lets go of what was in memory.  Raises AssertionError unless that index lies above the base, in no
+        lower term.
         """
         if index <= self.base_index or term < max(self.base_term, 1):
             raise AssertionError(f"index {index} of term {term} cannot become the base of {self}")

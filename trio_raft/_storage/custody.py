@@ -82,15 +82,15 @@ class Custody:
 
         Unlike entering this may begin after ``close``.  With nobody left inside there is nothing that could stay.
         """
-        stays = self._stay()
+        stays = self.stay()
         try:
             yield
         finally:
             if stays:
-                self._leave()
+                self.leave()
 
     def __enter__(self) -> None:
-        stays = self._within is not None and self._within._stay()
+        stays = self._within is not None and self._within.stay()
         try:
             with self._mutex:
                 if self._closed:
@@ -99,7 +99,7 @@ class Custody:
                 self._stays += stays
         except BaseException:
             if stays and self._within is not None:
-                self._within._leave()
+                self._within.leave()
             raise
 
     def __exit__(
@@ -109,22 +109,23 @@ class Custody:
         traceback: TracebackType | None,
     ) -> None:
         try:
-            self._leave()
+            self.leave()
         finally:
             with self._mutex:
                 stayed = self._stays > 0
                 self._stays -= stayed
             if stayed and self._within is not None:
-                self._within._leave()
+                self._within.leave()
 
-    def _stay(self) -> bool:
+    def stay(self) -> bool:
         """Become a user as long as there is something in custody; False if there is not."""
         with self._mutex:
             there = self._users > 0 or not self._closed
             self._users += there
         return there
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """End that; the last user of something that was closed closes it."""
         with self._mutex:
             self._users -= 1
             if self._users or not self._closed:

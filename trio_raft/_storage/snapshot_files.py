@@ -95,9 +95,7 @@ def require_cluster(path: Path, meta: SnapshotMeta, cluster_id: str) -> None:
 class SnapshotFile:
     """An open file.  ``on_close`` is called once, when it is given up."""
 
-    def __init__(
-        self, files: Files, path: Path, *, create: bool = False, within: Custody | None = None
-    ) -> None:
+    def __init__(self, files: Files, path: Path, *, create: bool = False, within: Custody | None = None) -> None:
         self.path = path
         self.on_close: Callable[[SnapshotFile], None] | None = None
         self._files = files
