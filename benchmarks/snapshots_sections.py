@@ -211,7 +211,8 @@ async def _bring_up(cluster: Crew, leader: Child, follower: str, last_index: int
             show(f"catch-up: {follower} is behind", state["last_index"] - began["last_index"], last_index)
             await trio.sleep(0.1)
             state = await ask(node, do="state")
-    after, entries = await ask(leader, do="state"), answer["entries"]
+    # A few may have come with the first answer already.
+    after, entries = await ask(leader, do="state"), max(answer["entries"], 1)
     check_term(before, after)
     show(f"catch-up: {follower} is behind", 1, 1)
     cpu = {
