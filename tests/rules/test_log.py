@@ -321,6 +321,18 @@ def test_what_gives_way_to_a_snapshot_is_freed_in_slices(kept: int, monkeypatch:
     )
 
 
+def test_compact_in_small_steps_leaves_nothing_to_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Empty slots cost nothing to free: they make no large step of a small one, of which nobody lets go (N7)."""
+    monkeypatch.setattr("trio_raft._rules.log.AT_ONCE", 2)
+    log = log_of(*[1] * 20, memory_bytes=11 * ONE)
+    log.release(index(20))
+    alive = weakref.WeakSet(log._tail[9:])
+    assert log.memory_first == 10
+    for up_to in (9, 11, 13):
+        log.compact(index(up_to))
+        assert len(alive) == 20 - up_to
+
+
 @pytest.mark.parametrize(("at", "term"), [(2, 4), (3, 4), (4, 3), (9, 3), (-1, 4)])
 def test_reset_never_below_the_base(at: int, term: int) -> None:
     """No snapshot takes the place of a log whose base is newer, in index or in term."""

@@ -266,7 +266,7 @@ class Log:
         gone = up_to + 1 - self._tail_first
         if gone <= self._empty_slots:
             return
-        if gone <= AT_ONCE:
+        if gone - self._empty_slots <= AT_ONCE:
             self.memory_bytes_used -= _size_of(self._tail[self._empty_slots : gone])
             del self._tail[:gone]
         else:
