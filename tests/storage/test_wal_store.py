@@ -50,6 +50,30 @@ RUN = st.tuples(
 )
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {3: entry(3, 1, bytes(16)), 4: entry(4, 1, b"")},
+        {3: entry(3, 1, bytes(8), EntryKind.CONFIGURATION)},
+        {3: entry(3, 1, bytes(8), EntryKind.NO_OP)},
+        {},
+    ],
+)
+def test_open_looks_between_the_first_and_the_last_of_a_lot(
+    odd: dict[int, Entry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Entries that only begin and end like a lot of commands of one length, with all of it as long, are none."""
+    disk = SimDisk()
+    entries = [odd.get(index, entry(index, 1, bytes(8))) for index in range(1, 13)]
+    save(open_store(disk), append(*entries))
+    disk.kill_process()
+    monkeypatch.setattr("trio_raft._storage.recovery._LOT", 6)
+    store = open_store(disk)
+    assert read(store, 1, 12) == entries
+    kinds = [each.index for each in entries if each.kind is EntryKind.CONFIGURATION]
+    assert store._state.entries.configuration_index == (kinds or [0])[-1]
+
+
 @given(runs=st.lists(st.lists(RUN, min_size=1, max_size=4), max_size=6), lot=st.sampled_from([2, 4, 7]))
 @settings(deadline=None)
 def test_open_finds_every_entry_among_others_alike(
