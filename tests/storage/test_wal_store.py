@@ -68,6 +68,7 @@ def test_open_looks_between_the_first_and_the_last_of_a_lot(
     save(open_store(disk), append(*entries))
     disk.kill_process()
     monkeypatch.setattr("trio_raft._storage.recovery._LOT", 6)
+    monkeypatch.setattr("trio_raft._storage.recovery._SINGLES", 1)
     store = open_store(disk)
     assert read(store, 1, 12) == entries
     kinds = [each.index for each in entries if each.kind is EntryKind.CONFIGURATION]
