@@ -72,7 +72,7 @@ def test_open_looks_between_the_first_and_the_last_of_a_lot(
     store = open_store(disk)
     assert read(store, 1, 12) == entries
     kinds = [each.index for each in entries if each.kind is EntryKind.CONFIGURATION]
-    assert store._state.entries.configuration_index == (kinds or [0])[-1]
+    assert store._state.entries.configuration_index == (kinds[-1] if kinds else 0)
 
 
 @given(runs=st.lists(st.lists(RUN, min_size=1, max_size=4), max_size=6), lot=st.sampled_from([2, 4, 7]))
