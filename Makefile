@@ -12,7 +12,7 @@ ifneq ($(shell $(RUN) -c 'print(open("$(READY)").read())' 2>/dev/null),$(CURDIR)
 .PHONY: $(READY)
 endif
 
-.PHONY: help demo test lint format bench compare coverage clean
+.PHONY: help demo test lint format bench bench-snapshots compare coverage clean
 
 help:
 	@echo 'make demo      run the example cluster: three durable nodes, a live view, keys to kill them'
@@ -20,6 +20,7 @@ help:
 	@echo 'make lint      ruff check, ruff format --check, mypy, pyright'
 	@echo 'make format    let ruff sort imports and format'
 	@echo 'make bench     measure writes per second with 1, 64 and 1024 callers'
+	@echo 'make bench-snapshots  the figures of starting, catching up and installing snapshots, beside their goals'
 	@echo 'make compare   the same beside other systems, as far as benchmarks/peers/install.sh has installed them'
 	@echo 'make coverage  run the tests and report the branches that they miss'
 	@echo 'make clean     remove .venv and every cache'
@@ -45,6 +46,9 @@ format: $(READY)
 
 bench: $(READY)
 	@$(RUN) benchmarks/throughput.py --callers 1,64,1024 --seconds 2
+
+bench-snapshots: $(READY)
+	@$(RUN) benchmarks/snapshots.py
 
 compare: $(READY)
 	@mkdir -p build

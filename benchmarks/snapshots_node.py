@@ -244,10 +244,13 @@ class Session:
 
         async def caller(number: int) -> None:
             await trio.sleep(pause * number / callers)
-            while not done:
+            while True:
                 began = time.monotonic()
                 await self.node.propose(command)
                 latencies.append(time.monotonic() - began)
+                if done:
+                    # One at least, however soon it is over.
+                    return
                 await trio.sleep(pause)
 
         async with trio.open_nursery() as nursery:

@@ -30,6 +30,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("_stored",),
     ("_journal_items", "_config", "_strict", "_codec", "_values", "_tickets", "_rules"),
     ("abc", "_snapshot_events", "_events", "_event_hub"),
+    ("_rules.tail",),
     ("_rules.bootstrap", "_rules.configuration", "_rules.log", "_rules.progress"),
     ("_rules.state",),
     ("_rules.request_vote", "_rules.append_entries", "_rules.install_snapshot", "_rules.reads"),

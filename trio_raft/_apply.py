@@ -115,7 +115,7 @@ class Applier(Generic[CommandT, ResultT]):
         began = before = stopwatch()
         threshold = server.config.timeouts.loop_blocked_threshold
         applied, size = server.state.last_applied, 0
-        command = EntryKind.COMMAND
+        command, apply, decode = EntryKind.COMMAND, self._machine.apply, self._decode
         for entry in entries:
             index = entry.index
             if index != applied + 1:
@@ -126,7 +126,16 @@ class Applier(Generic[CommandT, ResultT]):
                     raise RaftInternalError(
                         f"the ticket for index {index} is of term {ticket.term}, the entry of {entry.term}"
                     )
-                self._apply_command(entry, ticket)
+                try:
+                    result = apply(Committed(index, entry.term, decode(entry.data)))
+                except Exception as error:
+                    self._end_badly(ticket, entry, error)
+                else:
+                    if ticket is not None:
+                        ticket.resolve(result)
+                if ticket is not None:
+                    del tickets[index]
+                    server.pending_bytes -= len(entry.record)
             applied = index
             size += len(entry.record)
             now = stopwatch()
@@ -138,26 +147,19 @@ class Applier(Generic[CommandT, ResultT]):
         server.snapshots.note_applied(applied - server.state.last_applied, size)
         server.note_applied(applied)
 
-    def _apply_command(self, entry: Entry, ticket: Ticket[Any] | None) -> None:
-        try:
-            result = self._machine.apply(Committed(entry.index, entry.term, self._decode(entry.data)))
-        except Rejected as rejection:
+    def _end_badly(self, ticket: Ticket[Any] | None, entry: Entry, error: Exception) -> None:
+        """The machine raised: tell whoever waits.  Raises StateMachineError, unless that is the result."""
+        if isinstance(error, Rejected):
             if ticket is not None:
-                ticket.fail(rejection)
-        except Exception as error:
-            failure = StateMachineError(index=entry.index, term=entry.term, problem=error_text(error))
-            if ticket is not None:
-                # The proposer learns that too: proposed again, the command would stop the next leader.
-                ticket.fail(failure)
-                failure.__cause__ = error
-                del self._server.tickets[entry.index]
-            raise failure from error
-        else:
-            if ticket is not None:
-                ticket.resolve(result)
+                ticket.fail(error)
+            return
+        failure = StateMachineError(index=entry.index, term=entry.term, problem=error_text(error))
+        failure.__cause__ = error
         if ticket is not None:
+            # The proposer learns that too: proposed again, the command would stop the next leader.
+            ticket.fail(failure)
             del self._server.tickets[entry.index]
-            self._server.pending_bytes -= len(entry.record)
+        raise failure from error
 
 
 def restore_machine(machine: StateMachine[Any, Any], store: SnapshotStore, snapshot: StoredSnapshot) -> None:

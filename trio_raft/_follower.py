@@ -9,6 +9,13 @@ from trio_raft._rules.progress import Progress
 from trio_raft._rules.state import State
 from trio_raft.abc import StoredSnapshot
 
+PATIENT_REFUSALS = 2
+"""Snapshots that a follower may refuse before it has to wait longer for the next: it may be starting, or still have
+another one in hand."""
+
+LONGEST_PAUSE = 30.0
+"""Seconds between two snapshots that are offered to a follower which refuses them."""
+
 SMOOTHING = 0.2
 """Weight of the newest round trip in the moving averages of the statistics."""
 
@@ -55,10 +62,28 @@ class Follower:
     """Seconds; a moving average over heartbeats."""
     offer: Offer | None = None
     """The snapshot that was last offered to it: an attempt after a failed one goes on with it, if it is still there."""
+    refusals: int = 0
+    """How often it refused a snapshot since it was last heard on a new connection or took one."""
+    offer_not_before: float = 0.0
+    """When it is offered one again; seconds on the leader's clock."""
     append_round_trip: float | None = None
     """Seconds; a moving average over AppendEntries, the follower's disk included."""
     window_lot: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
     """Where the sender waits for room in the window."""
+
+    def note_refusal(self, now: float, *, pause: float) -> None:
+        """It refused a snapshot.  Not for the first time: a full disk, say, is not mended by asking every second.
+
+        ``pause``: seconds that the first such pause takes; it doubles with each further refusal.
+        """
+        self.refusals += 1
+        if self.refusals > PATIENT_REFUSALS:
+            doubled = pause * 2 ** min(self.refusals - PATIENT_REFUSALS, 30)
+            self.offer_not_before = now + min(doubled, LONGEST_PAUSE)
+
+    def forgive(self) -> None:
+        """It may be otherwise now: another process, or another connection, or it took what it was offered."""
+        self.refusals, self.offer_not_before = 0, 0.0
 
     def note_round_trip(self, seconds: float) -> None:
         """A heartbeat was answered."""

@@ -45,6 +45,7 @@ class Heart:
             try:
                 channel = await dial_peer(self._server, self._follower.id, Purpose.CONTROL)
                 self._on_process(channel.peer_boot_id)
+                self._follower.forgive()
                 try:
                     while await self._beat(channel):
                         failures = 0

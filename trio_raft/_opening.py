@@ -108,10 +108,10 @@ def _stores(
             raise ConfigurationError("", "with a log_store of your own, pass the snapshot_store that belongs to it")
         return Stores(log, snapshots or MemorySnapshotStore())
     limits = config.limits
-    log = FileLogStore(
+    own = FileLogStore(
         config.data_directory, segment_bytes=limits.segment_bytes, longest_batch=limits.largest_journal_batch
     )
-    return Stores(log, snapshots or FileSnapshotStore(config.data_directory))
+    return Stores(own, snapshots or FileSnapshotStore(config.data_directory, log_store=own))
 
 
 def _what_leaves(

@@ -37,6 +37,9 @@ from trio_raft._transport import Channel, ChannelBroken, accept, dial
 QUEUED_REPLIES = 64
 """Answers that may wait for the disk on one connection; a peer that sends more has to wait."""
 
+PIECES_READ_AHEAD = 1
+"""Of a snapshot, while one is being written: to receive and decode one takes about as long as to check and write it."""
+
 CONNECTIONS_PER_PURPOSE = 2
 """Of one peer.  It uses one; the other may be the one before, whose end is still under way.  Any older one is half
 open: its peer is gone without a word, nothing will ever arrive on it, and no deadline would end it."""
@@ -200,13 +203,17 @@ class PeerService:
     # ------------------------------------------------------------------------------------ snapshots
 
     async def _serve_snapshot(self, channel: Channel) -> None:
-        """One message at a time: what has been written is what is acknowledged."""
-        while True:
-            frame = await channel.receive()
-            if not isinstance(frame.message, InstallSnapshot):
-                raise ProtocolError(channel.peer, f"sent {type(frame.message).__name__} for a snapshot")
-            self._check_sender(channel, frame.message.leader)
-            await channel.send(await self._answer_snapshot(frame.message), request_id=frame.request_id)
+        """One message at a time: what has been written is what is acknowledged.  The next is read meanwhile."""
+        sender, receiver = trio.open_memory_channel[Frame](PIECES_READ_AHEAD)
+        async with trio.open_nursery() as nursery:
+            reader = _PieceReader(channel, sender)
+            nursery.start_soon(reader.run, name=f"read pieces[{channel.peer}]")
+            async for frame in receiver:
+                if not isinstance(frame.message, InstallSnapshot):
+                    raise ProtocolError(channel.peer, f"sent {type(frame.message).__name__} for a snapshot")
+                self._check_sender(channel, frame.message.leader)
+                await channel.send(await self._answer_snapshot(frame.message), request_id=frame.request_id)
+        raise reader.problem
 
     # ------------------------------------------------------------------------------------ control
 
@@ -260,6 +267,28 @@ class _Served:
     """Of the task that serves it."""
     superseded: bool = False
     """The peer has opened another one for the same purpose since."""
+
+
+@attrs.define(eq=False)
+class _PieceReader:
+    """Reads a snapshot connection ahead of whoever writes.
+
+    Its end is that of the channel, and comes after everything that was read: a write in hand is not cancelled by the
+    peer's leaving, since what a write cut off midway has left cannot be told, and all that had arrived would go.
+    """
+
+    channel: Channel
+    sender: trio.MemorySendChannel[Frame]
+    problem: Exception = attrs.field(factory=lambda: AssertionError("still being read"))
+    """Why there is no more to read."""
+
+    async def run(self) -> None:
+        with self.sender:
+            try:
+                while True:
+                    await self.sender.send(await self.channel.receive())
+            except (ChannelBroken, ProtocolError) as error:
+                self.problem = error
 
 
 @attrs.frozen

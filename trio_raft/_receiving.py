@@ -251,4 +251,10 @@ class SnapshotService:
         finally:
             snapshots.is_finishing = False
             self._finishing_since = None
+        await self._free_the_log()
         await snapshots.retain()
+
+    async def _free_the_log(self) -> None:
+        """What was in memory and is in the log no more: a slice in each turn of the loop (K1)."""
+        while self._server.state.log.let_go():
+            await trio.lowlevel.checkpoint()

@@ -34,7 +34,6 @@ _CHECKSUM = struct.Struct("<I")
 _LENGTH = struct.Struct("<4xI")
 _NUMBERS = struct.Struct("<IIQQQ")
 """A header whose last fields, from the kind on, are read as one number."""
-_KIND_AT = 24
 _PADDING = tuple(bytes(-length % 8) for length in range(8))
 
 
@@ -81,7 +80,7 @@ class BadRecord(Exception):
         self.offset = offset
 
 
-@attrs.define(eq=False, repr=False, weakref_slot=False)
+@attrs.define(eq=False, repr=False)
 class Entry:
     """One entry of the log.  Treat as immutable; not frozen, because freezing triples the cost of making one."""
 
@@ -114,9 +113,10 @@ def make_entry(*, index: LogIndex, term: Term, kind: EntryKind, data: bytes) -> 
     return Entry(index, term, kind, _CHECKSUM.pack(zlib.crc32(body)) + body)
 
 
-def entry_of(record: bytes, index: LogIndex, term: Term) -> Entry:
+def entry_of(record: bytes) -> Entry:
     """The entry whose record this is, which nobody needs to check: it was made or checked here before."""
-    return Entry(index, term, _KINDS_BY_NUMBER[record[_KIND_AT]], record)
+    _, _, index, term, number = _NUMBERS.unpack_from(record)
+    return Entry(index, term, _KINDS_BY_NUMBER[number], record)
 
 
 def record_size(data_length: int) -> int:

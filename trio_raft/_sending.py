@@ -43,6 +43,8 @@ async def send_snapshot(server: Server, follower: Follower) -> None:
     Raises ChannelBroken, HandshakeRefused, ProtocolError and BadReply, after which the caller may try again and goes
     on where this ended; StorageError and SnapshotCorrupt, if this node's own snapshot cannot be read.
     """
+    if not await _wait_for_its_time(server, follower):
+        return
     offer, reader = await _open(server, follower)
     try:
         follower.progress.become_snapshot(offer.snapshot.point.index)
@@ -55,6 +57,20 @@ async def send_snapshot(server: Server, follower: Follower) -> None:
         server.snapshots.sending.pop(follower.id, None)
         follower.progress.become_probe()
         reader.close()
+
+
+async def _wait_for_its_time(server: Server, follower: Follower) -> bool:
+    """Once it refused several, later and later, before anything is pinned for it; False once the leadership is over.
+
+    Looks again now and then: a new connection to it, and so a new process, makes an end of the pause.
+    """
+    term, clock = server.state.current_term, server.environment.clock
+    while server.leads(term):
+        left = follower.offer_not_before - clock.now()
+        if left <= 0:
+            return True
+        await clock.sleep(min(left, server.config.timeouts.retry_backoff_cap))
+    return False
 
 
 async def _open(server: Server, follower: Follower) -> tuple[Offer, SnapshotReader]:
@@ -224,6 +240,8 @@ class _Sending:
         patience = self._timeouts.replication_stall_timeout
         if self._offer.is_progress(message, self._clock.now(), patience=patience):
             follower.progress.last_append_contact = max(follower.progress.last_append_contact, sent_at)
+        if message.status is SnapshotStatus.INSTALLED:
+            follower.forgive()
         if message.status is SnapshotStatus.INSTALLED and follower.progress.counts_for_quorum:
             server.matches[follower.id] = follower.progress.match_index
             server.advance_commit()
@@ -231,6 +249,8 @@ class _Sending:
 
     async def _refused(self, reason: str) -> None:
         """Raises ChannelBroken, or SnapshotCorrupt if the file is damaged here: this node cannot go on with it."""
+        if self._follower.ready:
+            self._follower.note_refusal(self._clock.now(), pause=self._timeouts.retry_backoff_cap)
         if reason != self._offer.refusal:
             self._offer.refusal = reason
             self._server.events.publish(SnapshotFailed(f"{self._follower.id} refused it: {reason}"))

@@ -28,11 +28,12 @@ from trio_raft._records import LogIndex
 from trio_raft._rules import install_snapshot
 from trio_raft._rules.configuration import Configuration
 from trio_raft._rules.state import State
+from trio_raft._rules.tail import AT_ONCE
 from trio_raft._snapshot_events import LogCompacted, SnapshotFailed, SnapshotInstalled, SnapshotTaken
 from trio_raft._snapshot_work import SnapshotWork, why_it_failed
 from trio_raft.abc import StoredSnapshot
 
-CUT_ENTRIES = 10_000
+CUT_ENTRIES = AT_ONCE
 """Entries that leave the log in one turn of the loop."""
 
 PROGRESS_INTERVAL = 1.0

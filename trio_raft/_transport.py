@@ -28,6 +28,9 @@ from trio_raft._handshake import Handshake
 from trio_raft._messages import Hello, HelloReply, Incarnation, Message, Purpose, ServerId, Unsupported
 from trio_raft.abc import Transport
 
+REST_BYTES = 256 << 10
+"""Asked of a stream at a time while a frame is incomplete: what a socket gives by itself makes a large one slow."""
+
 _CONNECTION_ERRORS = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 
 
@@ -98,21 +101,19 @@ class Channel:
         """
         self._check_alive()
         try:
+            sent = 0
             if self._send_nowait is not None and not self._send_lock.locked():
-                # Nearly always there is room for everything: then no deadline has to be set and taken back.
                 sent = self._send_nowait(frames)
+                # Nearly always there was room for everything: then no deadline has to be set and taken back.
                 if sent == len(frames):
                     return
-                rest: bytes | memoryview = memoryview(frames)[sent:]
-            else:
-                rest = frames
             with self._clock.move_on_after(self._frame_timeout) as scope:
                 try:
                     self._send_lock.acquire_nowait()
                 except trio.WouldBlock:
                     await self._send_lock.acquire()
                 try:
-                    await self._stream.send_all(rest)
+                    await self._stream.send_all(memoryview(frames)[sent:])
                 finally:
                     self._send_lock.release()
         except _CONNECTION_ERRORS as error:
@@ -266,7 +267,7 @@ class Channel:
         if self._frame_deadline is None:
             self._frame_deadline = self._clock.now() + self._frame_timeout
         with self._clock.move_on_at(self._frame_deadline):
-            return await self._stream.receive_some()
+            return await self._stream.receive_some(REST_BYTES)
         return None
 
     async def _break(self, reason: str, cause: Exception | None = None) -> NoReturn:

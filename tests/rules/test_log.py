@@ -1,5 +1,7 @@
 """The log against a plain list, and each of its answers at the edges."""
 
+import itertools
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from tests.rules.building import PLENTY, compacted, entries, entry, log_of, terms_of
 from trio_raft._records import Entry, LogIndex, Term
 from trio_raft._rules.log import Log, NotInLog
+from trio_raft._rules.tail import AT_ONCE
 
 ONE = 32
 """Bytes of a record without data."""
@@ -290,6 +293,47 @@ def test_reset_forgets_what_left_memory() -> None:
     assert (log.memory_first, log.memory_bytes_used, log.entry(index(6))) == (6, ONE, entry(6, 2))
 
 
+@pytest.mark.parametrize("kept", [0, 1, 6, 15])
+def test_what_gives_way_to_a_snapshot_is_freed_in_slices(kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What leaves the log in one step leaves memory in slices: the event loop is not held for it (K1)."""
+    monkeypatch.setattr("trio_raft._rules.tail.AT_ONCE", 5)
+    log = Log(memory_bytes=PLENTY)
+    alive: weakref.WeakSet[Entry] = weakref.WeakSet()
+    for number in range(1, 21):
+        # Of a term of its own, since a set tells entries apart by their bytes.
+        log.append(entry(number, number))
+        alive.add(log.slice(index(number), max_entries=1, max_bytes=PLENTY)[0])  # type: ignore[index]
+    if kept:
+        log.compact(index(20 - kept))
+    else:
+        log.reset(index(20), Term(20))
+    assert (log.last_index, log.memory_first, log.memory_bytes_used) == (20, 21 - kept, kept * ONE)
+    at_once = 20 - kept <= 5
+    left = [kept if at_once else 20]
+    assert len(alive) == left[0]
+    more = True
+    while more:
+        more = log.let_go()
+        left.append(len(alive))
+    assert left[-1] == kept
+    assert all(before - after <= 5 for before, after in itertools.pairwise(left))
+    assert [each.index for each in log.slice(index(21 - kept), max_entries=99, max_bytes=PLENTY) or []] == list(
+        range(21 - kept, 21)
+    )
+
+
+def test_compact_in_small_steps_leaves_nothing_to_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Empty slots cost nothing to free: they make no large step of a small one, of which nobody lets go (N7)."""
+    monkeypatch.setattr("trio_raft._rules.tail.AT_ONCE", 2)
+    log = log_of(*[1] * 20, memory_bytes=11 * ONE)
+    log.release(index(20))
+    alive = weakref.WeakSet(log.slice(index(10), max_entries=99, max_bytes=PLENTY) or [])
+    assert log.memory_first == 10
+    for up_to in (9, 11, 13):
+        log.compact(index(up_to))
+        assert len(alive) == 20 - up_to
+
+
 @pytest.mark.parametrize(("at", "term"), [(2, 4), (3, 4), (4, 3), (9, 3), (-1, 4)])
 def test_reset_never_below_the_base(at: int, term: int) -> None:
     """No snapshot takes the place of a log whose base is newer, in index or in term."""
@@ -430,6 +474,7 @@ STEPS = st.lists(
         st.tuples(st.just("release"), st.integers(0, 40), st.just(0)),
         st.tuples(st.just("compact"), st.integers(0, 30), st.just(0)),
         st.tuples(st.just("reset"), st.integers(1, 8), st.integers(0, 2)),
+        st.tuples(st.just("let go"), st.just(0), st.just(0)),
     ),
     max_size=40,
 )
@@ -481,10 +526,24 @@ class ListModel:
         self.base = self.gone = at
 
 
-@given(steps=STEPS, memory_bytes=st.sampled_from([0, 40, 100, 400, PLENTY]), unpacked=st.sampled_from([0, 1, 3, 1024]))
-def test_log_agrees_with_a_list(steps: list[tuple[str, object, int]], memory_bytes: int, unpacked: int) -> None:
+@given(
+    steps=STEPS,
+    memory_bytes=st.sampled_from([0, 40, 100, 400, PLENTY]),
+    unpacked=st.sampled_from([0, 1, 3, 1024]),
+    at_once=st.sampled_from([2, AT_ONCE]),
+)
+def test_log_agrees_with_a_list(
+    steps: list[tuple[str, object, int]], memory_bytes: int, unpacked: int, at_once: int
+) -> None:
     """After any series of changes the log answers every question as a plain list would, packed or not."""
-    log, model = Log(memory_bytes=memory_bytes, newest_unpacked=unpacked), ListModel(memory_bytes)
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr("trio_raft._rules.tail.AT_ONCE", at_once)
+        log, model = Log(memory_bytes=memory_bytes, newest_unpacked=unpacked), ListModel(memory_bytes)
+        _take_steps(steps, log, model)
+    check_against(log, model)
+
+
+def _take_steps(steps: list[tuple[str, object, int]], log: Log, model: ListModel) -> None:
     for name, value, size in steps:
         if name == "append":
             assert isinstance(value, int)
@@ -501,6 +560,8 @@ def test_log_agrees_with_a_list(steps: list[tuple[str, object, int]], memory_byt
             if model.base < value <= len(model.entries):
                 log.truncate_from(index(value))
                 model.truncate(value)
+        elif name == "let go":
+            log.let_go()
         elif name == "compact":
             assert isinstance(value, int)
             if value <= len(model.entries):
@@ -515,7 +576,6 @@ def test_log_agrees_with_a_list(steps: list[tuple[str, object, int]], memory_byt
             assert isinstance(value, int)
             log.release(index(value))
             model.release(value)
-    check_against(log, model)
 
 
 def check_against(log: Log, model: ListModel) -> None:

@@ -41,6 +41,66 @@ def read(store: FileLogStore, first: int, last: int, *, max_bytes: int = 1 << 20
 # ------------------------------------------------------------------------------------ opening
 
 
+RUN = st.tuples(
+    st.integers(1, 14),  # entries
+    st.sampled_from([0, 0, 8, 9]),  # bytes of each
+    st.integers(0, 1),  # by how much the term grows
+    st.integers(0, 6),  # how many entries before them are removed
+    st.sampled_from([EntryKind.COMMAND] * 3 + [EntryKind.NO_OP]),
+)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {3: entry(3, 1, bytes(16)), 4: entry(4, 1, b"")},
+        {3: entry(3, 1, bytes(8), EntryKind.CONFIGURATION)},
+        {3: entry(3, 1, bytes(8), EntryKind.NO_OP)},
+        {},
+    ],
+)
+def test_open_looks_between_the_first_and_the_last_of_a_lot(
+    odd: dict[int, Entry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Entries that only begin and end like a lot of commands of one length, with all of it as long, are none."""
+    disk = SimDisk()
+    entries = [odd.get(index, entry(index, 1, bytes(8))) for index in range(1, 13)]
+    save(open_store(disk), append(*entries))
+    disk.kill_process()
+    monkeypatch.setattr("trio_raft._storage.recovery._LOT", 6)
+    monkeypatch.setattr("trio_raft._storage.recovery._SINGLES", 1)
+    store = open_store(disk)
+    assert read(store, 1, 12) == entries
+    kinds = [each.index for each in entries if each.kind is EntryKind.CONFIGURATION]
+    assert store._state.entries.configuration_index == (kinds[-1] if kinds else 0)
+
+
+@given(runs=st.lists(st.lists(RUN, min_size=1, max_size=4), max_size=6), lot=st.sampled_from([2, 4, 7]))
+@settings(deadline=None)
+def test_open_finds_every_entry_among_others_alike(
+    runs: list[list[tuple[int, int, int, int, EntryKind]]], lot: int
+) -> None:
+    """Many commands of one length are found at a glance, and whatever stands between them for what it is."""
+    disk, image, term = SimDisk(), Image(), 1
+    store = open_store(disk, segment_bytes=1 << 13)
+    for batch in runs:
+        items: list[JournalItem] = []
+        for count, length, step, removed, kind in batch:
+            term += step
+            first = max(len(image.after(items).entries) - removed, 0) + 1
+            items.append(append(*(entry(index, term, bytes(length), kind) for index in range(first, first + count))))
+        save(store, *items)
+        image = image.after(items)
+    store.close()
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr("trio_raft._storage.recovery._LOT", lot)
+        patches.setattr("trio_raft._storage.recovery._SINGLES", 3)
+        store = open_store(disk)
+    if image.entries:
+        assert tuple(read(store, 1, len(image.entries))) == image.entries
+    save(store, commands(len(image.entries) + 1, len(image.entries) + 1, term=term))
+
+
 def test_open_new_directory_promises_nothing() -> None:
     """A new directory holds no vote, no entries and no bootstrap map, and takes the incarnation that it is given."""
     disk = SimDisk()

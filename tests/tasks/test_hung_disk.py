@@ -206,6 +206,34 @@ async def test_close_with_a_hung_snapshot(forced: bool, tmp_path: Path) -> None:
             assert (await node.snapshot()).point.index >= 2
 
 
+async def test_hung_snapshot_keeps_the_lock(tmp_path: Path) -> None:
+    """A snapshot's sync that outlives the node keeps the directory locked until it returns, as a log's does: it may
+    still rename a file, beside the next node (S10).
+    """
+    config, files = make_config(tmp_path), HangingFiles()
+    log = FileLogStore(config.data_directory, segment_bytes=config.limits.segment_bytes)
+    snapshots = FileSnapshotStore(config.data_directory, files=files, log_store=log)
+    with nothing_left():
+        async with open_node(config, Saved(), log_store=log, snapshot_store=snapshots) as node:
+            await node.wait_leader()
+            await node.propose(b"a")
+            files.hangs = True
+            with trio.move_on_after(0.1):
+                await node.snapshot()
+            assert files.hanging.is_set()
+        assert not files.returned.is_set()
+        with pytest.raises(DirectoryInUse, match="a write of the previous node has not returned"):
+            async with open_node(config, Saved()):
+                raise AssertionError("the body must not run")
+        files.go.set()
+        with trio.fail_after(PATIENCE):
+            while any(str(config.data_directory) in name for name in descriptors_now().values()):
+                await trio.lowlevel.checkpoint()
+        async with open_node(config, Saved()) as node:
+            await node.wait_leader()
+            await node.barrier()
+
+
 @pytest.mark.parametrize("forced", [False, True])
 async def test_close_in_the_middle_of_a_snapshot(forced: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Closing while a snapshot is written leaves no file that was never finished, in order or at once (X2)."""

@@ -26,11 +26,12 @@ from tests.tasks.parts import (
 )
 from tests.tasks.saving import Made, Saving, SnapshotsUnderControl, make_snapshot, opened_store
 from trio_raft._apply import Applier
+from trio_raft._codec import Frame, FrameDecoder, UnknownFrame
 from trio_raft._config import Snapshots
 from trio_raft._environment import Lane
 from trio_raft._errors import StorageError, StorageFull
-from trio_raft._messages import InstallSnapshotReply, Purpose, SnapshotStatus
-from trio_raft._peers import CONNECTIONS_PER_PURPOSE
+from trio_raft._messages import InstallSnapshot, InstallSnapshotReply, Purpose, SnapshotStatus
+from trio_raft._peers import CONNECTIONS_PER_PURPOSE, PIECES_READ_AHEAD
 from trio_raft._receiving import SnapshotService
 from trio_raft._records import Entry, LogIndex, Term
 from trio_raft._rules.install_snapshot import BadRequest
@@ -463,3 +464,56 @@ async def test_connections_to_a_hung_disk_do_not_pile_up(autojump_clock: MockClo
         await channel.send(MADE.message(), request_id=1)
         await trio.sleep(1)
     assert service._connections == CONNECTIONS_PER_PURPOSE
+
+
+async def test_the_next_piece_is_read_while_one_is_written(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    """A slow disk does not keep the next piece in the network, and answers come in order; but no more than a few are
+    read ahead of it (K1, W1).
+    """
+    network = MemoryNetwork()
+    server = await make_server(term=3, config=make_config(N2), network=network)
+    await listen_for(server, nursery)
+    channel = await connect(network, server, Purpose.SNAPSHOT, sender=N1)
+    assert isinstance(await channel.request(MADE.message()), InstallSnapshotReply)
+    lanes(server.environment).stall(Lane.SNAPSHOT)
+    read: list[int] = []
+    decode = FrameDecoder.next_frame
+
+    def count(self: FrameDecoder) -> Frame | UnknownFrame | None:
+        frame = decode(self)
+        if isinstance(frame, Frame) and isinstance(frame.message, InstallSnapshot):
+            read.append(frame.message.offset)
+        return frame
+
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr(FrameDecoder, "next_frame", count)
+        for number in range(6):
+            await channel.send(MADE.message(number, MADE.data[number : number + 1]), request_id=10 + number)
+            await trio.sleep(0.1)
+    # One is written, one waits for that, and one for room behind it.
+    assert read == list(range(PIECES_READ_AHEAD + 2))
+    lanes(server.environment).resume()
+    answers = [await channel.receive() for _ in range(6)]
+    assert [answer.request_id for answer in answers] == list(range(10, 16))
+    replies = [answer.message for answer in answers if isinstance(answer.message, InstallSnapshotReply)]
+    assert [reply.offset for reply in replies] == list(range(1, 7))
+
+
+async def test_a_peer_that_leaves_cancels_no_write(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    """A connection that ends while a piece is written: the piece counts, and the next connection goes on there (N3)."""
+    network = MemoryNetwork()
+    server = await make_server(term=3, config=make_config(N2), network=network)
+    await listen_for(server, nursery)
+    channel = await connect(network, server, Purpose.SNAPSHOT, sender=N1)
+    await channel.request(MADE.message())
+    lanes(server.environment).stall(Lane.SNAPSHOT)
+    await channel.send(MADE.message(0, MADE.data[:30]), request_id=2)
+    await trio.sleep(0.1)
+    await channel.drop()
+    await trio.sleep(0.1)
+    lanes(server.environment).resume()
+    await trio.sleep(0.1)
+    channel = await connect(network, server, Purpose.SNAPSHOT, sender=N1)
+    reply = await channel.request(MADE.message())
+    assert isinstance(reply, InstallSnapshotReply)
+    assert (reply.status, reply.offset) == (WANTED, 30)

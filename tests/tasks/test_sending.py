@@ -27,7 +27,7 @@ from trio_raft._codec import Frame
 from trio_raft._config import Snapshots
 from trio_raft._environment import Lane
 from trio_raft._errors import SnapshotCorrupt, StorageError
-from trio_raft._follower import Follower, Offer
+from trio_raft._follower import LONGEST_PAUSE, Follower, Offer
 from trio_raft._messages import AppendEntriesReply, InstallSnapshot, InstallSnapshotReply, Purpose, SnapshotStatus
 from trio_raft._records import LogIndex, Term
 from trio_raft._replication import replicate_to
@@ -296,6 +296,29 @@ async def test_send_refused_is_told_once(autojump_clock: MockClock, nursery: tri
         "n2 refused it: something else",
     ]
     assert scene.server.state.role is Role.LEADER
+
+
+async def test_send_refused_again_and_again(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    """A follower that keeps refusing, as its disk is full, say, is offered a snapshot ever more rarely, up to a bound,
+    and nothing is pinned for it meanwhile; a new connection to it makes an end of that.
+    """
+    scene = await play(nursery)
+    asked_at: list[float] = []
+    for number in range(9):
+        script = await scene.asked()
+        asked_at.append(trio.current_time())
+        await script.answer(REFUSED, reason=f"there is no room for {number} bytes")
+    gaps = [after - before for before, after in itertools.pairwise(asked_at)]
+    assert all(gap <= 1.1 for gap in gaps[:2]), gaps
+    assert gaps[2:] == sorted(gaps[2:])
+    assert gaps[2] >= 2
+    assert LONGEST_PAUSE <= gaps[-1] <= LONGEST_PAUSE + 1.1
+    await until(lambda: not scene.store.reading)
+    await until(lambda: scene.server.snapshots.pins == {})
+    began = trio.current_time()
+    scene.follower.forgive()
+    await scene.asked()
+    assert trio.current_time() - began <= 2.2
 
 
 async def test_send_damaged_here(autojump_clock: MockClock) -> None:

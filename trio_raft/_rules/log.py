@@ -17,15 +17,7 @@ not one per entry, found by bisection.  The first run begins at the base, ``(bas
 with term 0 is thus an entry like any other to every rule, the one that all logs share (the induction base of
 the Log Matching Property, paper 5.3).
 
-Entries themselves are the *tail*: a list, and the index of its first slot.  Entries that left memory leave an
-empty slot behind; once half of the slots are empty they are cut off.  So dropping old entries costs each
-append a constant.  Of those in memory only the newest are ``Entry`` objects; the older ones, which hardly anybody
-asks for, are *packed*: the slot holds the bare record.  Python's garbage collector passes through every object
-that could be part of a cycle, again and again, and bytes are none: half a million entries, which are nothing
-unusual, made it stop the loop for 50 to 150 ms at a time::
-
-    slots    empty ....... | packed: bytes ....... | Entry ....... |
-             _tail_first   | memory_first          | _packed_slots |
+Entries themselves are the *tail* (``tail.py``), which reaches as far down as memory allows.
 
 House rule: an unknown term is never 0.  Whoever asks for the term of an index outside the log gets
 ``NotInLog``, because a made-up 0 at ``prev_log_index`` would compare as "very old" and be accepted as an
@@ -35,14 +27,11 @@ answer.
 from bisect import bisect_right
 from collections.abc import Sequence
 
-from trio_raft._records import Entry, LogIndex, Term, entry_of
+from trio_raft._records import Entry, LogIndex, Term
+from trio_raft._rules.tail import NEWEST_UNPACKED, Tail
 
 _NOWHERE = LogIndex(0)
 _BEFORE_ALL_TERMS = Term(0)
-_EMPTY_SLOT = b""
-
-NEWEST_UNPACKED = 1024
-"""Entries that are kept ready for use: what is on its way to the followers and the state machine, usually."""
 
 
 class NotInLog(Exception):
@@ -60,19 +49,14 @@ class Log:
     """The entries above the base.  Its public fields are read freely and written only here."""
 
     __slots__ = (
-        "_empty_slots",
         "_memory_bytes",
-        "_newest_unpacked",
-        "_packed_slots",
         "_run_firsts",
         "_run_terms",
         "_tail",
-        "_tail_first",
         "base_index",
         "base_term",
         "last_index",
         "last_term",
-        "memory_bytes_used",
     )
 
     def __init__(self, *, memory_bytes: int, newest_unpacked: int = NEWEST_UNPACKED) -> None:
@@ -81,17 +65,10 @@ class Log:
         self.base_term = _BEFORE_ALL_TERMS
         self.last_index = _NOWHERE
         self.last_term = _BEFORE_ALL_TERMS
-        self.memory_bytes_used = 0
-        """Bytes of the records in the tail."""
         self._memory_bytes = memory_bytes
-        self._newest_unpacked = newest_unpacked
         self._run_firsts = [_NOWHERE]
         self._run_terms = [_BEFORE_ALL_TERMS]
-        self._tail: list[Entry | bytes] = []
-        self._tail_first = LogIndex(1)
-        self._empty_slots = 0
-        self._packed_slots = 0
-        """The empty ones included."""
+        self._tail = Tail(LogIndex(1), newest_unpacked=newest_unpacked)
 
     @classmethod
     def recovered(
@@ -119,15 +96,15 @@ class Log:
         log._run_terms = [base_term, *(term for _, term in runs)]
         log.last_index = last_index
         log.last_term = log._run_terms[-1]
-        log._tail_first = LogIndex(last_index - len(tail) + 1)
-        if log._tail_first <= base_index:
+        first = LogIndex(last_index - len(tail) + 1)
+        if first <= base_index:
             raise AssertionError(f"{len(tail)} entries in a log that holds {base_index + 1} to {last_index}")
-        for expected_index, entry in enumerate(tail, start=log._tail_first):
+        for expected_index, entry in enumerate(tail, start=first):
             if entry.index != expected_index or entry.term != log.term_at(entry.index):
                 raise AssertionError(f"{entry} does not fit at index {expected_index} of {term_runs}")
-        log._tail = list(tail)
-        log.memory_bytes_used = sum(len(entry.record) for entry in tail)
-        log._pack(len(tail) - log._newest_unpacked)
+        log._tail = Tail(first)
+        log._tail.extend(tail)
+        log._tail.pack()
         return log
 
     # ------------------------------------------------------------------------------------------ questions
@@ -140,7 +117,12 @@ class Log:
     @property
     def memory_first(self) -> LogIndex:
         """The first index whose entry is in memory; ``last_index + 1`` if none is."""
-        return LogIndex(self._tail_first + self._empty_slots)
+        return self._tail.memory_first
+
+    @property
+    def memory_bytes_used(self) -> int:
+        """Bytes of the records that are in memory."""
+        return self._tail.size
 
     def term_at(self, index: LogIndex) -> Term:
         """The term of the entry there, the base included.  Raises NotInLog outside (R9)."""
@@ -176,8 +158,8 @@ class Log:
         """The entry there, or None if it left memory.  Raises NotInLog outside the log."""
         if not self.base_index < index <= self.last_index:
             raise self._not_in_log(index)
-        slot = index - self._tail_first
-        return self._unpacked(slot, slot + 1)[0] if slot >= self._empty_slots else None
+        found = self._tail.get(index, index + 1)
+        return found[0] if found else None
 
     def slice(
         self, first: LogIndex, *, max_entries: int, max_bytes: int, not_above: LogIndex | None = None
@@ -192,10 +174,9 @@ class Log:
         end = self.last_index if not_above is None else min(not_above, self.last_index)
         if first > end:
             return []
-        slot = first - self._tail_first
-        if slot < self._empty_slots:
+        entries = self._tail.get(first, min(first + max_entries, end + 1))
+        if entries is None:
             return None
-        entries = self._unpacked(slot, min(slot + max_entries, end + 1 - self._tail_first))
         if sum([len(entry.record) for entry in entries]) <= max_bytes:
             return entries
         size = 0
@@ -221,7 +202,6 @@ class Log:
             self.last_term = term
         self._tail.append(entry)
         self.last_index = index
-        self.memory_bytes_used += len(entry.record)
 
     def extend(self, entries: Sequence[Entry]) -> None:
         """Add entries at the end, as a follower gets them.  Raises AssertionError as ``append`` does."""
@@ -235,7 +215,6 @@ class Log:
                 raise self._does_not_follow(first)
             self._tail.extend(entries)
             self.last_index = last.index
-            self.memory_bytes_used += sum([len(entry.record) for entry in entries])
         else:
             for entry in entries:
                 self.append(entry)
@@ -244,13 +223,7 @@ class Log:
         """Remove the entry at ``index`` and all above it.  Raises NotInLog if there is none."""
         if not self.base_index < index <= self.last_index:
             raise self._not_in_log(index)
-        if index <= self.memory_first:
-            self._forget_tail(index)
-        else:
-            slot = index - self._tail_first
-            self.memory_bytes_used -= sum([len(entry.record) for entry in self._unpacked(slot, len(self._tail))])
-            del self._tail[slot:]
-            self._packed_slots = min(self._packed_slots, slot)
+        self._tail.truncate_from(index)
         while self._run_firsts[-1] >= index:
             self._run_firsts.pop()
             self._run_terms.pop()
@@ -260,8 +233,8 @@ class Log:
     def compact(self, up_to: LogIndex) -> None:
         """Let the entries up to there leave the log; the last of them becomes the base.
 
-        The caller knows that a durable snapshot covers them (S7).  At or below the base it does nothing; raises
-        NotInLog above the end.  Costs a constant for each entry that was in memory.
+        The caller knows that a durable snapshot covers them (S7), and lets go of them, if they are many.  At or below
+        the base it does nothing; raises NotInLog above the end.
         """
         if up_to > self.last_index:
             raise self._not_in_log(up_to)
@@ -271,24 +244,24 @@ class Log:
         self.base_index, self.base_term = up_to, self._run_terms[run - 1]
         self._run_firsts[:run] = [up_to]
         self._run_terms[:run] = [self.base_term]
-        gone = up_to + 1 - self._tail_first
-        if gone > self._empty_slots:
-            self.memory_bytes_used -= sum([len(entry.record) for entry in self._unpacked(self._empty_slots, gone)])
-            del self._tail[:gone]
-            self._tail_first, self._empty_slots = LogIndex(up_to + 1), 0
-            self._packed_slots = max(0, self._packed_slots - gone)
+        self._tail.cut_before(LogIndex(up_to + 1))
 
     def reset(self, index: LogIndex, term: Term) -> None:
         """Let a snapshot's last entry take the place of the whole log, which is empty above it (N1).
 
-        Raises AssertionError unless that lies above the base, in no lower term.
+        The caller lets go of what was in memory.  Raises AssertionError unless that index lies above the base, in no
+        lower term.
         """
         if index <= self.base_index or term < max(self.base_term, 1):
             raise AssertionError(f"index {index} of term {term} cannot become the base of {self}")
         self.base_index = self.last_index = index
         self.base_term = self.last_term = term
         self._run_firsts, self._run_terms = [index], [term]
-        self._forget_tail(LogIndex(index + 1))
+        self._tail.discard_all(LogIndex(index + 1))
+
+    def let_go(self) -> bool:
+        """Free some of what gave way to a snapshot.  Is there more?"""
+        return self._tail.let_go()
 
     def release(self, up_to: LogIndex) -> None:
         """Let entries ≤ ``up_to`` leave memory, oldest first, until the rest is within ``memory_bytes``.
@@ -296,50 +269,9 @@ class Log:
         The caller knows which entries are on disk and not needed here any more.  Costs a constant for each
         entry that is packed, and for each that leaves.
         """
-        self._pack(len(self._tail) - self._newest_unpacked)
-        if self.memory_bytes_used <= self._memory_bytes:
-            return
-        tail = self._tail
-        slot = self._empty_slots
-        end = min(up_to + 1 - self._tail_first, len(tail))
-        while slot < end and self.memory_bytes_used > self._memory_bytes:
-            self._pack(slot + 1)
-            self.memory_bytes_used -= len(tail[slot])  # type: ignore[arg-type]  # packed
-            tail[slot] = _EMPTY_SLOT
-            slot += 1
-        if slot * 2 > len(tail):
-            del tail[:slot]
-            self._tail_first = LogIndex(self._tail_first + slot)
-            self._packed_slots -= slot
-            slot = 0
-        self._empty_slots = slot
-
-    # ------------------------------------------------------------------------------------------ the tail
-
-    def _unpacked(self, first: int, end: int) -> list[Entry]:
-        """The entries in these slots, none of which is empty."""
-        packed_end = min(self._packed_slots, end)
-        if first >= packed_end:
-            return self._tail[first:end]  # type: ignore[return-value]  # nothing but entries
-        index = self._tail_first + first
-        entries = [
-            entry_of(record, LogIndex(position), self.term_at(LogIndex(position)))  # type: ignore[arg-type]  # packed
-            for position, record in enumerate(self._tail[first:packed_end], start=index)
-        ]
-        entries += self._tail[packed_end:end]  # type: ignore[arg-type]  # entries from there on
-        return entries
-
-    def _pack(self, end: int) -> None:
-        """Leave the bare records in the slots before ``end``."""
-        first = self._packed_slots
-        if first < end:
-            self._tail[first:end] = [entry.record for entry in self._tail[first:end]]  # type: ignore[union-attr]
-            self._packed_slots = end
-
-    def _forget_tail(self, next_index: LogIndex) -> None:
-        self._tail.clear()
-        self._tail_first, self._empty_slots, self._packed_slots = next_index, 0, 0
-        self.memory_bytes_used = 0
+        self._tail.pack()
+        if self._tail.size > self._memory_bytes:
+            self._tail.release(up_to, memory_bytes=self._memory_bytes)
 
     def __repr__(self) -> str:
         runs = ", ".join(f"{first}:{term}" for first, term in zip(self._run_firsts, self._run_terms, strict=True))

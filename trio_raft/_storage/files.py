@@ -78,6 +78,10 @@ class Files(Protocol):
         """All of ``data`` to there.  An error leaves open how much was written."""
         ...
 
+    def start_writing(self, descriptor: int, *, size: int, offset: int) -> None:
+        """Let the disk begin with what was written there, and do not wait for it: a hint, which promises nothing."""
+        ...
+
     def sync(self, descriptor: int) -> None:
         """Make the file's data and length durable."""
         ...
@@ -183,6 +187,13 @@ class OsFiles:
         # The kernel may take a part: that is no failure, the rest follows.
         while written < len(data):
             written += os.pwrite(descriptor, memoryview(data)[written:], offset + written)
+
+    def start_writing(self, descriptor: int, *, size: int, offset: int) -> None:
+        # On Linux this queues the dirty pages of the range for the disk and drops those that are clean, which pages
+        # that were just written are not.  Elsewhere the system begins when it likes, and the next sync has more to do.
+        if hasattr(os, "posix_fadvise"):
+            with contextlib.suppress(OSError):
+                os.posix_fadvise(descriptor, offset, size, os.POSIX_FADV_DONTNEED)
 
     def sync(self, descriptor: int) -> None:
         os.fdatasync(descriptor)

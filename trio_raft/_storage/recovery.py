@@ -20,6 +20,8 @@ House rule: nothing here writes.  ``scan`` reads everything and judges; only the
 """
 
 import struct
+import sys
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -64,6 +66,16 @@ from trio_raft.abc import SaveBootstrap, SaveSnapshot, SaveVote, SnapshotPoint, 
 _RECORD = struct.Struct("<4xIQQH")
 _PLAIN_COMMAND = int(EntryKind.COMMAND)
 """Kind and flags of a command without flags, read as one number."""
+
+_LOT = 256
+"""Commands of one length that are looked at together; where that fails, so many as ``_SINGLES`` are one by one."""
+
+_SINGLES = 64
+
+_SAME_BYTES = (*range(4, 8), *range(16, 26))
+"""Where, in the headers of such commands, the length, the term, the kind and the flags stand."""
+
+_INDEX_BYTES = range(8, 16)
 
 
 def after_last_gap(numbers: Sequence[int]) -> int:
@@ -247,13 +259,22 @@ class _Scanner:
         """Take in the records of a batch that is whole.
 
         Nearly all are commands, each following the one before it, and those take the short way: a large log has to
-        be read within seconds.  Their own checksums are not needed here, where the batch's was right.
+        be read within seconds.  Where they are of one length, there is a shorter one.  Their own checksums are not
+        needed here, where the batch's was right.
         """
         entries = self.found.state.entries
         add, unpack, base = entries.locations.append, _RECORD.unpack_from, location_of(number, 0)
         at, end, count = offset + BATCH_HEADER_BYTES, offset + header.length, 0
         next_index, last_term = entries.last_index + 1, entries.run_term
+        singles_until = 0
         while end - at >= RECORD_HEADER_BYTES:
+            if count >= singles_until:
+                size = _size_in_lot(data, at, end, index=next_index, term=last_term)
+                if size:
+                    entries.locations.extend(range(base + at, base + at + _LOT * size, size))
+                    at, count, next_index = at + _LOT * size, count + _LOT, next_index + _LOT
+                    continue
+                singles_until = count + _SINGLES
             length, index, term, kind_and_flags = unpack(data, at)
             behind = at + RECORD_HEADER_BYTES + length + (-length & 7)
             if index == next_index and term == last_term and kind_and_flags == _PLAIN_COMMAND:
@@ -313,3 +334,28 @@ class _Scanner:
         self._recent_bytes += len(records)
         while recent and self._recent_bytes - len(recent[0][2]) >= self._memory_bytes:
             self._recent_bytes -= len(recent.popleft()[2])
+
+
+def _size_in_lot(data: bytes, at: int, end: int, *, index: int, term: Term | None) -> int:
+    """The size of the record there, if a lot of plain commands like it begin with it, and of this index on; else 0.
+
+    Byte by byte of their headers, each of all of them at once: that takes a fraction of what looking at one after the
+    other does.
+    """
+    length, first_index, first_term, kind_and_flags = _RECORD.unpack_from(data, at)
+    size: int = RECORD_HEADER_BYTES + length + (-length & 7)
+    stop = at + _LOT * size
+    if first_index != index or first_term != term or kind_and_flags != _PLAIN_COMMAND or stop > end:
+        return 0
+    if _RECORD.unpack_from(data, stop - size) != (length, index + _LOT - 1, term, kind_and_flags):
+        return 0
+    for byte in _SAME_BYTES:
+        if data[at + byte : stop : size] != data[at + byte : at + byte + 1] * _LOT:
+            return 0
+    indexes = array("Q", range(index, index + _LOT))
+    if sys.byteorder == "big":
+        indexes.byteswap()
+    due = indexes.tobytes()
+    if any(data[at + byte : stop : size] != due[byte - _INDEX_BYTES[0] :: 8] for byte in _INDEX_BYTES):
+        return 0
+    return size

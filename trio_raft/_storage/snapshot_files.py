@@ -24,8 +24,13 @@ from trio_raft.abc import SnapshotMeta, SnapshotPoint, StoredSnapshot
 BLOCK_BYTES = 1 << 20
 """Read at a time."""
 
-SYNC_BYTES = 8 << 20
-"""Written between two syncs: the last one has little left to do, and the log's never queue behind much."""
+START_BYTES = 4 << 20
+"""Written before the disk is asked to begin with them: it works beside whoever makes or receives the next ones, and
+the log's syncs never queue behind much."""
+
+SYNC_BYTES = 64 << 20
+"""Written between two syncs, so that the last one has little left to do.  Each waits for the disk and for the file
+system's own journal, in which the log's syncs take part: so not more often."""
 
 PARTIAL = ".partial"
 
@@ -90,11 +95,11 @@ def require_cluster(path: Path, meta: SnapshotMeta, cluster_id: str) -> None:
 class SnapshotFile:
     """An open file.  ``on_close`` is called once, when it is given up."""
 
-    def __init__(self, files: Files, path: Path, *, create: bool = False) -> None:
+    def __init__(self, files: Files, path: Path, *, create: bool = False, within: Custody | None = None) -> None:
         self.path = path
         self.on_close: Callable[[SnapshotFile], None] | None = None
         self._files = files
-        self._custody = Custody(files, path, what="the snapshot")
+        self._custody = Custody(files, path, what="the snapshot", within=within)
         with self._custody:
             with storage_errors(path, "opening", needed=0 if create else None):
                 descriptor = files.create(path) if create else files.open(path, write=False)
@@ -139,9 +144,12 @@ class SnapshotFile:
 class GrowingFile(SnapshotFile):
     """A new file that is written from beginning to end, and then published under its finished name, or discarded."""
 
-    def __init__(self, files: Files, path: Path) -> None:
-        super().__init__(files, path, create=True)
+    def __init__(self, files: Files, path: Path, *, within: Custody | None = None) -> None:
+        super().__init__(files, path, create=True, within=within)
+        self._within = within
         self._written = 0
+        self._started = 0
+        """Up to where the disk has been asked to begin."""
         self._unsynced = 0
         self._failed = False
         self._is_partial = True
@@ -157,6 +165,8 @@ class GrowingFile(SnapshotFile):
             self._unsynced += len(block)
             if self._unsynced >= SYNC_BYTES:
                 self._sync()
+            elif self._written - self._started >= START_BYTES:
+                self._start_writing()
 
     def publish(self, target: Path) -> None:
         """Make it durable, then visible under this name, durably; then close it.
@@ -176,13 +186,17 @@ class GrowingFile(SnapshotFile):
         self.close()
         if self._is_partial:
             self._is_partial = False
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError), staying(self._within):
                 self._files.remove(self.path)
+
+    def _start_writing(self) -> None:
+        self._files.start_writing(self._descriptor, size=self._written - self._started, offset=self._started)
+        self._started = self._written
 
     def _sync(self) -> None:
         if self._unsynced:
             self._files.sync(self._descriptor)
-            self._unsynced = 0
+            self._started, self._unsynced = self._written, 0
 
     @contextlib.contextmanager
     def _work(self, operation: str, *, needed: int) -> Iterator[None]:
@@ -195,6 +209,11 @@ class GrowingFile(SnapshotFile):
             except BaseException:
                 self._failed = True
                 raise
+
+
+def staying(custody: Custody | None) -> contextlib.AbstractContextManager[None]:
+    """``Custody.staying``, if there is one."""
+    return contextlib.nullcontext() if custody is None else custody.staying()
 
 
 # ---------------------------------------------------------------------------------------------- verifying

@@ -9,7 +9,9 @@ what ``open`` found once ``tidy`` has synced it: a process may die between renam
 an operator may have copied a file here.
 
 House rules: the store's state changes under its mutex, and nothing blocks while that is held; ``retain`` counts only
-what is known to be whole and durable, so that a damaged file never takes the place of a good one.
+what is known to be whole and durable, so that a damaged file never takes the place of a good one.  Whatever changes a
+file or a name stays in the custody of the log beside it, if there is one: a thread that outlives the node keeps the
+directory locked until it returns (S10).
 """
 
 import contextlib
@@ -33,11 +35,13 @@ from trio_raft._storage.snapshot_files import (
     require_cluster,
     snapshot_errors,
     snapshot_path,
+    staying,
     stored,
     verify_snapshot,
 )
 from trio_raft._storage.snapshot_format import SnapshotEncoder
 from trio_raft._storage.snapshot_parsing import SnapshotParser
+from trio_raft._storage.wal import FileLogStore
 from trio_raft.abc import (
     SnapshotMeta,
     SnapshotPoint,
@@ -56,13 +60,17 @@ Publish = Callable[[GrowingFile, StoredSnapshot], None]
 class FileSnapshotStore(SnapshotStore):
     """One server's snapshots in its data directory.
 
+    ``log_store``: the one in the same directory, whose lock a thread at work on a snapshot holds until it returns.
     A store is opened once; to open the directory again, make another.  After ``close`` everything that it gave out
     raises ``trio.ClosedResourceError``.  Beyond its contract ``open`` raises ConfigurationError for a directory that
     cannot be read.
     """
 
-    def __init__(self, directory: Path | str, *, files: Files | None = None) -> None:
+    def __init__(
+        self, directory: Path | str, *, files: Files | None = None, log_store: FileLogStore | None = None
+    ) -> None:
         self._directory = Path(directory).absolute()
+        self._within = log_store.custody if log_store is not None else None
         self._files: Files = files or OsFiles()
         self._mutex = threading.Lock()
         self._closed = False
@@ -99,6 +107,10 @@ class FileSnapshotStore(SnapshotStore):
         return SnapshotsFound(newest, tuple(damaged), tuple(unfinished))
 
     def tidy(self) -> None:
+        with staying(self._within):
+            self._tidy()
+
+    def _tidy(self) -> None:
         self._refuse_if_closed()
         with self._mutex:
             in_use = {file.path for file in self._in_use}
@@ -121,7 +133,7 @@ class FileSnapshotStore(SnapshotStore):
     def read(self, snapshot: StoredSnapshot) -> SnapshotReader:
         self._refuse_if_closed()
         path = Path(snapshot.name)
-        file = SnapshotFile(self._files, path)
+        file = SnapshotFile(self._files, path, within=self._within)
         self._keep(file)
         with self._mutex:
             replaced = self._digests.get(snapshot.point, snapshot.digest) != snapshot.digest
@@ -131,6 +143,10 @@ class FileSnapshotStore(SnapshotStore):
         return _Reader(file)
 
     def retain(self, keep: int) -> None:
+        with staying(self._within):
+            self._retain(keep)
+
+    def _retain(self, keep: int) -> None:
         self._refuse_if_closed()
         if keep < 1:
             raise AssertionError("a store that has snapshots keeps at least one")
@@ -192,7 +208,7 @@ class FileSnapshotStore(SnapshotStore):
     def _create(self) -> GrowingFile:
         self._refuse_if_closed()
         name = f"snapshot-{self._opened.new_incarnation}-{next(self._numbers)}{PARTIAL}"
-        file = GrowingFile(self._files, self._directory / name)
+        file = GrowingFile(self._files, self._directory / name, within=self._within)
         self._keep(file)
         return file
 

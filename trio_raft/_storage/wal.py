@@ -114,6 +114,11 @@ class FileLogStore(LogStore[WritePlan, ReadPlan, Upkeep]):
     def close(self) -> None:
         self._custody.close()
 
+    @property
+    def custody(self) -> Custody:
+        """Of its files and of the directory's lock."""
+        return self._custody
+
     def _open(self, identity: StoreIdentity, memory_bytes: int, snapshot: SnapshotPoint | None) -> Recovered:
         files, directory = self._files, self._directory
         lock_directory(files, self._custody, directory, needed=self._segment_bytes)

@@ -110,9 +110,9 @@ class Member(Generic[CommandT, ResultT]):
             files=disk or self.disk,
         )
 
-    def snapshot_store(self, disk: SimDisk | None = None) -> FileSnapshotStore:
+    def snapshot_store(self, disk: SimDisk | None = None, *, log: FileLogStore | None = None) -> FileSnapshotStore:
         """The snapshots beside that log, not opened yet."""
-        return FileSnapshotStore(DIRECTORY, files=disk or self.disk)
+        return FileSnapshotStore(DIRECTORY, files=disk or self.disk, log_store=log)
 
     def disk_failed_lately(self) -> bool:
         """Was an error of the disk injected in the present life, or is the disk too small?"""
@@ -176,13 +176,14 @@ async def live(
     watching.begins(member, life)
     environment = member.environment(partial(watching.recovered, member, life))
     member.lives += 1
+    log = member.store()
     try:
         with life.scope:
             await serve_node(
                 config,
                 life.machine,
-                log_store=member.store(),
-                snapshot_store=member.snapshot_store(),
+                log_store=log,
+                snapshot_store=member.snapshot_store(log=log),
                 transport=transport,
                 environment=environment,
                 task_status=_Started(life, task_status),
