@@ -28,7 +28,9 @@ async def test_healing_of_a_leader_that_was_about_to_give_up() -> None:
         server = next(server for server in cluster.servers() if server.node_id == leader)
         for member in cluster.ids:
             cluster.network.refuse(member)
-            cluster.network.reset(leader, member)
+            if member != leader:
+                # The others do not hear that their connections are gone, and are patient.
+                cluster.network.half_open(member, leader)
         # To the last moment of its patience, which no connection made later can prolong.
         contact = max(follower.progress.last_contact for follower in server.followers.values())
         patience = server.config.timeouts.leader_lease_timeout - (server.environment.clock.now() - contact)
