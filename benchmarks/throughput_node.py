@@ -1,14 +1,23 @@
 """The program of one trio_raft node in the benchmarks, driven over standard input and output."""
 
 import argparse
-import gc
 import sys
 import time
 from collections import deque
 from pathlib import Path
 
 import trio
-from driven import KEY_BYTES, Answer, Refused, Request, distinct_commands, propose_in_loops, serve_requests, summary
+from driven import (
+    KEY_BYTES,
+    Answer,
+    Refused,
+    Request,
+    calm_garbage_collector,
+    distinct_commands,
+    propose_in_loops,
+    serve_requests,
+    summary,
+)
 
 import trio_raft
 
@@ -138,17 +147,6 @@ async def write_when_possible(node: BenchmarkNode, seconds: float) -> Answer:
             else:
                 return {}
     raise Refused("no write was accepted in time")
-
-
-def calm_garbage_collector() -> None:
-    """Let it pass through what lives for long only once, and look for garbage less often.
-
-    A library does not decide this for a program.  With a thousand writes in flight it saves a third of the processor
-    time, and the longest pause.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000)
 
 
 def main() -> None:
