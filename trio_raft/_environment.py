@@ -127,6 +127,11 @@ class Environment:
     invariants."""
 
 
+def seeded_by_the_system() -> random.Random:
+    """A generator of its own for each node: two nodes of one process do not draw the same numbers (E9)."""
+    return random.Random()
+
+
 def date_and_time() -> str:
     """Now, in UTC, for people to read; nothing is decided by it."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -15,8 +15,8 @@ taken until that thread returns, and the thread keeps only immutable plans and c
 ``_storage/wal.py``).
 """
 
-import random
 import socket
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -24,7 +24,7 @@ from typing import Any, TypeVar, TypeVarTuple
 
 import trio
 
-from trio_raft._environment import Environment, Lane, TrioClock
+from trio_raft._environment import Environment, Lane, TrioClock, seeded_by_the_system
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -37,21 +37,24 @@ class ThreadLanes:
     """``RunBlocking`` in worker threads.  ``close`` it when its node has ended."""
 
     def __init__(self) -> None:
+        """Raises OSError if there are no descriptors left: at the start of a node, not when it first reads."""
         self._limiters = {lane: trio.CapacityLimiter(1) for lane in USER_CODE}
         self._threads: dict[Lane, _LaneThread] = {}
+        try:
+            for lane in Lane:
+                if lane not in USER_CODE:
+                    self._threads[lane] = _LaneThread(f"trio_raft {lane.value}")
+        except BaseException:
+            self.close()
+            raise
 
     async def __call__(self, lane: Lane, function: Callable[[*Ts], T], /, *args: *Ts) -> T:
-        limiter = self._limiters.get(lane)
-        if limiter is not None:
-            return await trio.to_thread.run_sync(function, *args, abandon_on_cancel=True, limiter=limiter)
-        thread = self._threads.get(lane)
-        if thread is None:
-            # At first use: most nodes never read old entries, and the pair takes two descriptors.
-            thread = self._threads[lane] = _LaneThread(f"trio_raft {lane.value}")
-        return await thread.run(partial(function, *args))
+        if lane in USER_CODE:
+            return await trio.to_thread.run_sync(function, *args, abandon_on_cancel=True, limiter=self._limiters[lane])
+        return await self._threads[lane].run(partial(function, *args))
 
     def close(self) -> None:
-        """Nobody will call any more; what a thread still needs is closed by that thread."""
+        """Nobody will call any more; what a thread still needs is closed by that thread.  Twice is fine."""
         for thread in self._threads.values():
             thread.close()
 
@@ -67,9 +70,15 @@ class _LaneThread:
         self._outcome: Any = None
         """An ``Outcome``, as Trio's thread cache delivers it."""
         self._bell, self._rope = socket.socketpair()
-        self._bell.setblocking(False)
+        for end in (self._bell, self._rope):
+            end.setblocking(False)
         self._closed = False
+        self._ending = threading.Lock()
+        """Held while a thread says that it is done, and while the pair is closed: else the thread might ring with a
+        descriptor that is somebody else's by then."""
 
+    # Protected: Ctrl-C between the note that a thread works and its start would leave a lane that waits for ever.
+    @trio.lowlevel.enable_ki_protection
     async def run(self, function: Callable[[], T]) -> T:
         await trio.lowlevel.checkpoint_if_cancelled()
         try:
@@ -78,8 +87,7 @@ class _LaneThread:
             await self._turns.acquire()
         try:
             await self._wait_until_free()
-            self._working = True
-            trio.lowlevel.start_thread_soon(function, self._deliver, self._name)
+            self._start(function)
             await self._wait_until_free()
             outcome, self._outcome = self._outcome, None
         finally:
@@ -87,32 +95,45 @@ class _LaneThread:
         result: T = outcome.unwrap()
         return result
 
+    def _start(self, function: Callable[[], T]) -> None:
+        self._working = True
+        try:
+            trio.lowlevel.start_thread_soon(function, self._deliver, self._name)
+        except BaseException:
+            # The system gives no further thread: nobody would ever ring.
+            self._working = False
+            raise
+
     def _deliver(self, outcome: Any) -> None:
-        """In the thread: the work is done.  The order matters, the loop reads as soon as it sees the flag."""
-        self._outcome = outcome
-        self._working = False
-        with suppress(OSError):  # It was closed just now: nobody listens.
-            self._rope.send(b"\0")
-        if self._closed:
-            self._close_pair()
+        """In the thread: the work is done."""
+        with self._ending:
+            self._outcome = outcome
+            self._working = False
+            if self._closed:
+                self._close_pair()
+            else:
+                with suppress(BlockingIOError):  # So full of rings that one more would tell nothing.
+                    self._rope.send(b"\0")
 
     def close(self) -> None:
         """Nobody will call any more."""
-        self._closed = True
-        if not self._working:
-            self._close_pair()
-
-    async def _wait_until_free(self) -> None:
-        while self._working:
-            await trio.lowlevel.wait_readable(self._bell)
-            # It may be the ringing of an earlier call, whose end was seen before it was heard.
-            self._bell.recv(64)
+        with self._ending:
+            self._closed = True
+            if not self._working:
+                self._close_pair()
 
     def _close_pair(self) -> None:
         self._bell.close()
         self._rope.close()
 
+    async def _wait_until_free(self) -> None:
+        while self._working:
+            await trio.lowlevel.wait_readable(self._bell)
+            # It may be the ringing of an earlier call, whose end was seen before it was heard.
+            with suppress(BlockingIOError):
+                self._bell.recv(64)
+
 
 def real_environment(lanes: ThreadLanes) -> Environment:
     """Trio's clock, a generator seeded by the system, worker threads."""
-    return Environment(clock=TrioClock(), random=random.Random(), run_blocking=lanes)
+    return Environment(clock=TrioClock(), random=seeded_by_the_system(), run_blocking=lanes)

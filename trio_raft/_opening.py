@@ -18,7 +18,7 @@ import trio
 from trio_raft._apply import Applier, command_type, defines_snapshots
 from trio_raft._config import Config
 from trio_raft._environment import Environment
-from trio_raft._errors import ConfigurationError, leaves
+from trio_raft._errors import ConfigurationError, StorageError, leaves
 from trio_raft._lanes import ThreadLanes, real_environment
 from trio_raft._node import Node
 from trio_raft._services import Services
@@ -63,17 +63,21 @@ async def open_node(
     Cancelled: the node is closed at once.
     """
     codec: ValueCodec[CommandT] = ValueCodec(command_type(machine))
-    lanes = ThreadLanes()
-    environment = environment or real_environment(lanes)
     abilities = MachineAbilities(defines_snapshots(machine), machine.applied_index())
     stores = _stores(config, log_store, snapshot_store, supported=abilities.snapshots)
+    lanes: ThreadLanes | None = None
     try:
+        if environment is None:
+            lanes = _lanes(config)
+            environment = real_environment(lanes)
         transport = transport or TCPTransport()
         server = await recover(config, stores, abilities, transport, environment)
         listeners = await listen(config, transport)
     except BaseException:
-        stores.close()
-        lanes.close()
+        try:
+            stores.close()
+        finally:
+            _close(lanes)
         raise
     snapshotter = Snapshotter(server, machine)
     applier = Applier(server, machine, codec)
@@ -90,10 +94,22 @@ async def open_node(
             # Kept until every service has ended; Cancelled too, which is raised again below.
             body_error = error
         interruption = await services.end()
-        lanes.close()
+        _close(lanes)
     leaving = _what_leaves(body_error, interruption, server.crash)
     if leaving is not None:
         raise leaving
+
+
+def _lanes(config: Config) -> ThreadLanes:
+    try:
+        return ThreadLanes()
+    except OSError as error:
+        raise StorageError(config.data_directory, "preparing to read and write", str(error)) from error
+
+
+def _close(lanes: ThreadLanes | None) -> None:
+    if lanes is not None:
+        lanes.close()
 
 
 def _stores(

@@ -16,7 +16,7 @@ import os
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import trio
 
@@ -70,8 +70,9 @@ class Channel:
         self.max_frame_body = 0
         """Bytes; the largest frame body that the peer takes."""
         self._stream = stream
-        self._send_nowait: Callable[[bytes], int] | None = getattr(stream, "send_nowait", None)
-        """Of a stream that offers it: sends what there is room for, and returns how many bytes that was."""
+        # Of the class: a wrapper that passes on what it does not know must not be passed by.
+        offered: Any = getattr(type(stream), "send_nowait", None)
+        self._send_nowait: Callable[[bytes], int] | None = offered and offered.__get__(stream)
         self._clock = environment.clock
         self._frame_timeout = timeouts.frame_timeout
         self._frame_deadline: float | None = None
@@ -104,9 +105,8 @@ class Channel:
             sent = 0
             if self._send_nowait is not None and not self._send_lock.locked():
                 sent = self._send_nowait(frames)
-                # Nearly always there was room for everything: then no deadline has to be set and taken back.
                 if sent == len(frames):
-                    return
+                    return  # As nearly always: no deadline had to be set and taken back.
             with self._clock.move_on_after(self._frame_timeout) as scope:
                 try:
                     self._send_lock.acquire_nowait()

@@ -354,8 +354,9 @@ class SnapshotStore(abc.ABC):
 class Transport(abc.ABC):
     """How servers reach each other: any reliable, ordered byte stream will do.
 
-    A stream may offer two things more: ``send_nowait(data)``, which sends as much as there is room for without waiting
-    and returns how many bytes that was, and ``peer_name``, a text for messages about a peer that is not known yet.
+    A stream's class may offer two things more: ``send_nowait(data)``, which sends as much as there is room for without
+    waiting and returns how many bytes that was, and ``peer_name``, a text for messages about a peer that is not known
+    yet.
     """
 
     @abc.abstractmethod

@@ -325,6 +325,7 @@ def test_what_gives_way_to_a_snapshot_is_freed_in_slices(kept: int, monkeypatch:
 def test_compact_in_small_steps_leaves_nothing_to_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
     """Empty slots cost nothing to free: they make no large step of a small one, of which nobody lets go (N7)."""
     monkeypatch.setattr("trio_raft._rules.tail.AT_ONCE", 2)
+    monkeypatch.setattr("trio_raft._rules.tail.PACKED_AT_ONCE", 1)
     log = log_of(*[1] * 20, memory_bytes=11 * ONE)
     log.release(index(20))
     alive = weakref.WeakSet(log.slice(index(10), max_entries=99, max_bytes=PLENTY) or [])

@@ -9,6 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from tests.tasks.leftovers import descriptors_now, nothing_left
 from trio_raft._environment import (
     Lane,
     TrioClock,
@@ -195,7 +196,9 @@ async def test_thread_lanes_raise_what_the_function_raises() -> None:
 
 async def test_trio_clock_is_the_runs_clock(mock_clock: MockClock) -> None:
     """The clock of production is Trio's own, whatever the run was started with."""
-    clock = real_environment(ThreadLanes()).clock
+    lanes = ThreadLanes()
+    clock = real_environment(lanes).clock
+    lanes.close()
     mock_clock.jump(7)
     assert clock.now() == trio.current_time() == 7
     with clock.move_on_after(3) as scope:
@@ -211,4 +214,43 @@ async def test_trio_clock_is_the_runs_clock(mock_clock: MockClock) -> None:
 
 def test_real_environment_draws_differ() -> None:
     """Two nodes of one process do not draw the same numbers (E9)."""
-    assert real_environment(ThreadLanes()).random.random() != real_environment(ThreadLanes()).random.random()
+    lanes = ThreadLanes()
+    assert real_environment(lanes).random.random() != real_environment(lanes).random.random()
+    lanes.close()
+
+
+async def test_lane_survives_a_thread_that_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system gives no further thread the call fails, and the next one works (R13)."""
+    lanes, start = ThreadLanes(), trio.lowlevel.start_thread_soon
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(trio.lowlevel, "start_thread_soon", refuse)
+    with pytest.raises(RuntimeError, match="new thread"):
+        await lanes(Lane.READ, int)
+    monkeypatch.setattr(trio.lowlevel, "start_thread_soon", start)
+    assert await lanes(Lane.READ, int) == 0
+    lanes.close()
+
+
+async def test_closing_lanes_leaves_no_descriptor() -> None:
+    """Closing gives all back at once, but for the lane whose thread still works: that one does it itself (X2)."""
+    entered, go = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        entered.set()
+        go.wait(30)
+
+    with nothing_left():
+        lanes = ThreadLanes()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lanes, Lane.JOURNAL, hang)
+            await trio.to_thread.run_sync(entered.wait, 30)
+            nursery.cancel_scope.cancel()
+        lanes.close()
+        lanes.close()
+        left = sum("socket" in name for name in descriptors_now().values())
+        go.set()
+        while sum("socket" in name for name in descriptors_now().values()) == left:
+            await trio.lowlevel.checkpoint()

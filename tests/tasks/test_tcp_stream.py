@@ -6,7 +6,10 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from trio_raft._config import Timeouts
+from trio_raft._lanes import ThreadLanes, real_environment
 from trio_raft._tcp import BULK_RECEIVE_BYTES, RECEIVE_BYTES, TCPListener, TCPStream, TCPTransport
+from trio_raft._transport import Channel
 
 MORE_THAN_A_BUFFER_HOLDS = 32 << 20
 
@@ -112,4 +115,38 @@ async def test_cancelled_send_sends_nothing() -> None:
     assert scope.cancelled_caught
     await near.aclose()
     assert await far.receive_some() == b""
+    await ended(far)
+
+
+async def test_channel_does_not_pass_a_wrapper_by() -> None:
+    """A stream that wraps ours, and passes on what it does not know, is sent through."""
+
+    class Counting(trio.abc.Stream):
+        def __init__(self, inner: TCPStream) -> None:
+            self.inner, self.sent = inner, 0
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.inner, name)
+
+        async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+            self.sent += len(data)
+            await self.inner.send_all(data)
+
+        async def wait_send_all_might_not_block(self) -> None:
+            await self.inner.wait_send_all_might_not_block()
+
+        async def receive_some(self, max_bytes: int | None = None) -> bytes:
+            return await self.inner.receive_some(max_bytes)
+
+        async def aclose(self) -> None:
+            await self.inner.aclose()
+
+    near, far = await two_ends()
+    wrapper = Counting(near)
+    lanes = ThreadLanes()
+    channel = Channel(wrapper, peer="n2", environment=real_environment(lanes), timeouts=Timeouts())
+    await channel.send_frames(b"a frame")
+    assert wrapper.sent == len(b"a frame")
+    await channel.drop()
+    lanes.close()
     await ended(far)

@@ -17,7 +17,9 @@ from trio_raft._messages import Heartbeat, HeartbeatReply, Purpose, Term
 from trio_raft._tcp import TCPListener, TCPStream, TCPTransport
 from trio_raft._transport import Channel, ChannelBroken, NobodyListens, accept, dial
 
-ENVIRONMENT = real_environment(ThreadLanes())
+LANES = ThreadLanes()
+LANES.close()
+ENVIRONMENT = real_environment(LANES)
 TIMEOUTS = Timeouts()
 
 

@@ -26,6 +26,9 @@ AT_ONCE = 10_000
 NEWEST_UNPACKED = 1024
 """Entries that are kept ready for use: what is on its way to the followers and the state machine, usually."""
 
+PACKED_AT_ONCE = 64
+"""More than one, since each piece that is packed costs a step of its own."""
+
 _EMPTY = b""
 
 
@@ -96,7 +99,8 @@ class Tail:
         slots, slot = self._slots, self._empty
         end = min(up_to + 1 - self.first_slot, len(slots))
         while slot < end and self.size > memory_bytes:
-            self._pack_before(slot + 1)
+            if slot >= self._packed:
+                self._pack_before(min(slot + PACKED_AT_ONCE, end))
             self.size -= len(cast("bytes", slots[slot]))
             slots[slot] = _EMPTY
             slot += 1

@@ -19,8 +19,8 @@ from pathlib import Path
 import attrs
 
 from trio_raft._config import Limits, split_address
+from trio_raft._environment import seeded_by_the_system
 from trio_raft._errors import ConfigurationError, RecoveryRefused
-from trio_raft._lanes import ThreadLanes, real_environment
 from trio_raft._messages import Incarnation, ServerId
 from trio_raft._records import Entry, EntryKind, LogIndex, Term, make_entry
 from trio_raft._storage.files import OfflineFiles
@@ -212,7 +212,7 @@ def _write(
 ) -> NewCluster:
     """Fill the directory, and read it back."""
     node_id = ServerId(target.node_id)
-    incarnation = Incarnation(f"{real_environment(ThreadLanes()).random.getrandbits(64):016x}")
+    incarnation = Incarnation(f"{seeded_by_the_system().getrandbits(64):016x}")
     members = {node_id: incarnation}
     store = FileLogStore(directory, segment_bytes=_segment_bytes(log), files=files)
     with contextlib.closing(store):
