@@ -67,7 +67,8 @@ class EventReceiver:
 
 
 KEPT_FINDINGS = 16
-"""Of what recovery found, for the first reader: a crash leaves one torn write and one unfinished snapshot."""
+"""Of what recovery found, for the first reader, the first ones: a torn tail is told before what snapshots are ignored,
+of which a directory may be full.  The others are only logged."""
 
 REMEMBERED_REFUSALS = 64
 """Refusals that are remembered; strangers may invent any number of names."""
@@ -83,7 +84,7 @@ class EventHub:
         # A list, not a set: the order in which readers wake must not depend on addresses.
         self._receivers: list[EventReceiver] = []
         self._refusals: dict[PeerRefused, None] = {}
-        self._findings: deque[Event] = deque(maxlen=KEPT_FINDINGS)
+        self._findings: deque[Event] = deque()
         """Of recovery; nobody can read before it is over."""
         self._closed = False
 
@@ -101,7 +102,8 @@ class EventHub:
     def publish_finding(self, event: Event) -> None:
         """Log what recovery found, and keep it for the first reader."""
         self.publish(event)
-        self._findings.append(event)
+        if len(self._findings) < KEPT_FINDINGS:
+            self._findings.append(event)
 
     def publish(self, event: Event) -> None:
         """Log the event and hand it to every reader.  Never waits; a log handler that blocks is itself reported."""

@@ -147,6 +147,26 @@ class NeverHasRoom(MemoryLogStore):
         return None if any(isinstance(item, Append) for item in batch) else super().plan(batch)
 
 
+class ForgetsItsUpkeep(MemoryLogStore):
+    """Makes up another slice each time that it is asked."""
+
+    asked = 0
+    due = True
+
+    def plan(self, batch: Sequence[JournalItem]) -> MemoryPlan | None:
+        return None if self.due else super().plan(batch)
+
+    def plan_upkeep(self) -> int | None:  # type: ignore[override]
+        self.asked += 1
+        return self.asked if self.due else None
+
+    def execute_upkeep(self, upkeep: object) -> None:
+        pass
+
+    def done_upkeep(self, upkeep: object) -> None:
+        self.due = False
+
+
 def complaints(store: MemoryLogStore) -> list[str]:
     """The tests of the suite that such a store fails."""
     suite = type("Suite", (LogStoreConformance,), {"exclusive": False})()
@@ -167,6 +187,7 @@ def complaints(store: MemoryLogStore) -> list[str]:
         (StoresWhatIsPlanned(), "test_planned_is_not_stored"),
         (KeepsSuperseded(), "test_append_removes_what_follows"),
         (NeverHasRoom(), "test_executed_items_are_found"),
+        (ForgetsItsUpkeep(), "test_executed_items_are_found"),
         (GivesUpTooMuch(), "test_compact_keeps_what_is_above"),
         (NeverDiscards(), "test_snapshot_discards"),
         (NeverSuperseded(), "test_snapshot_supersedes"),

@@ -9,7 +9,7 @@ import pytest
 import trio_raft
 from tests.simulation.simulated import Counter, simulated
 from tests.simulation.test_snapshots_cluster import SMALL, Remembered, files_of, write
-from trio_raft._records import Term
+from trio_raft._records import Term, decode_entries, make_entry
 from trio_raft._storage.snapshot_format import SnapshotEncoder
 from trio_raft._storage.snapshot_parsing import SnapshotParser
 from trio_raft.abc import SnapshotMeta
@@ -115,6 +115,52 @@ async def test_scan_finds_a_restore_that_forgets() -> None:
             await write(cluster, 30)
 
 
+class Diverged(Remembered):
+    """The second member has applied something twice; nothing but the attributes says when two states are the same."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+    def apply(self, entry: trio_raft.Committed[int]) -> int:
+        super().apply(entry)
+        if self.number == 1 and self.total == 3:
+            self.total += 100
+        return self.total
+
+
+@simulated
+async def test_state_that_a_member_captured_is_no_excuse() -> None:
+    """A member whose state went astray wrote its own snapshot: that it did proves nothing (S8)."""
+    snapshots = attrs.evolve(SMALL.snapshots, threshold_entries=0, threshold_bytes=0)
+    numbers = itertools.count()
+    with pytest.raises(InvariantViolation, match=r"on the disk of n\d, .* does not hold .*give the machine's class an"):
+        async with running_cluster(
+            lambda: Diverged(next(numbers)), attrs.evolve(SMALL, snapshots=snapshots)
+        ) as cluster:
+            # At different moments, so that no two captures can be compared.
+            for node_id in cluster.ids:
+                await write(cluster, 10)
+                node = cluster.nodes[node_id]
+                assert node is not None
+                await node.snapshot()
+
+
+@simulated
+async def test_scan_compares_logs_with_what_was_committed() -> None:
+    """Disks that agree with one another, but on another entry than the one that was committed, are found (S1)."""
+    with pytest.raises(InvariantViolation, match="and what was committed there is another entry"):
+        async with running_cluster(Counter, SMALL) as cluster:
+            await write(cluster, 10)
+            await cluster.clock.sleep(1.0)
+            committed = cluster.invariants.past.committed
+            [held] = decode_entries(committed[5].record)
+            other = make_entry(index=held.index, term=held.term, kind=held.kind, data=b"2")
+            committed[5] = attrs.evolve(committed[5], record=other.record)
+            # Before anybody else looks.
+            scan(cluster, cluster.ids)
+
+
 # ------------------------------------------------------------------------------------ captures
 
 
@@ -174,6 +220,24 @@ async def test_captures_that_mean_the_same() -> None:
         await write(cluster, 30)
         digests = cluster.invariants.past.captured.values()
         assert any(len(each) > 1 for each in digests)
+
+
+class Incomparable(Unordered):
+    """Its ``__eq__`` does what that of an array does."""
+
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("the truth value of an array is ambiguous")
+
+    __hash__ = None
+
+
+@simulated
+async def test_captures_that_cannot_be_compared() -> None:
+    """What the machine's own ``__eq__`` raises is reported as what it is, with the seed (X4)."""
+    with pytest.raises(InvariantViolation, match=r"states that could not be compared: ValueError") as caught:
+        async with running_cluster(Incomparable, SMALL) as cluster:
+            await write(cluster, 30)
+    assert "seed 0" in str(caught.value)
 
 
 @simulated

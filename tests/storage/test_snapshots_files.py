@@ -21,7 +21,7 @@ from tests.storage.snapshot_support import (
     state_of,
     take,
 )
-from tests.storage.support import DIRECTORY, identity
+from tests.storage.support import DIRECTORY, identity, make_store
 from trio_raft._errors import (
     ConfigurationError,
     DirectoryMismatch,
@@ -296,6 +296,15 @@ def test_full_disk_says_how_much_is_needed() -> None:
     assert disk.used == 0
 
 
+def test_no_more_is_queued_than_a_slow_disk_writes_soon() -> None:
+    """Between two syncs little enough is written that the log's next one does not wait for long behind it (K1)."""
+    disk = SimDisk()
+    store = open_snapshots(disk)
+    take(store, meta(5), bytes(32 << 20))
+    assert [each.split()[0] for each in disk.operations].count("sync") >= 3
+    store.close()
+
+
 def test_syncs_come_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
     """Writer and receiver sync now and then, so that the last sync has little left to do."""
     monkeypatch.setattr(snapshot_files, "SYNC_BYTES", 3 << 20)
@@ -444,6 +453,41 @@ def test_hung_thread_keeps_its_file_until_it_returns(tmp_path: Path, ending: str
     assert open_descriptors(tmp_path) == []
     later.close()
     assert list(tmp_path.iterdir()) == []
+
+
+class HangingReads(HangingFiles):
+    """Real files, whose reads hang when told so."""
+
+    def read(self, descriptor: int, *, size: int, offset: int) -> bytes:
+        if self.hangs:
+            self.arrived.set()
+            assert self.let_go.wait(60)
+        return super().read(descriptor, size=size, offset=offset)
+
+
+def test_hung_reader_does_not_keep_the_directory(tmp_path: Path) -> None:
+    """Who only reads changes nothing: the next life opens the log while the last one's reader still hangs (S10)."""
+    files = HangingReads()
+    log = make_store(files, directory=tmp_path)
+    store = FileSnapshotStore(tmp_path, files=files, log_store=log)
+    store.open(identity())
+    log.open(identity(), memory_bytes=1 << 20, snapshot=None)
+    reader = store.read(take(store, meta(5)))
+    files.hangs = True
+    thread = threading.Thread(target=reader.read, args=(0, 10))
+    thread.start()
+    assert files.arrived.wait(60)
+    files.hangs = False
+    store.close()
+    log.close()
+    try:
+        later = make_store(files, directory=tmp_path)
+        later.open(identity(incarnation="bb"), memory_bytes=1 << 20, snapshot=meta(5).point)
+        later.close()
+    finally:
+        files.let_go.set()
+        thread.join(60)
+    assert open_descriptors(tmp_path) == []
 
 
 def test_close_gives_up_every_descriptor(tmp_path: Path) -> None:

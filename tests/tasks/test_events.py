@@ -23,6 +23,7 @@ from trio_raft._events import (
 )
 from trio_raft._messages import ServerId
 from trio_raft._records import Term
+from trio_raft._snapshot_events import SnapshotIgnored
 
 
 class SlowHandler(logging.Handler):
@@ -107,13 +108,25 @@ def test_findings_come_first_to_the_first_reader() -> None:
 
 
 def test_findings_are_bounded() -> None:
-    """A directory full of remains costs no memory for good; the newest are kept, and a small buffer counts its loss."""
+    """A directory full of remains costs no memory for good: the first are kept, among them the torn tail."""
     hub = make_hub()
-    for number in range(KEPT_FINDINGS + 5):
+    found: list[Event] = [TornTailCut("/data/log", 512)]
+    found += (SnapshotIgnored(f"{n}.partial", "unfinished") for n in range(20))
+    for each in found:
+        hub.publish_finding(each)
+    with hub.subscribe(100) as events:
+        assert [events.receive_nowait() for _ in range(KEPT_FINDINGS)] == found[:KEPT_FINDINGS]
+        with pytest.raises(trio.WouldBlock):
+            events.receive_nowait()
+
+
+def test_small_buffer_counts_the_findings_that_it_loses() -> None:
+    """What recovery found takes no more room than the reader has."""
+    hub = make_hub()
+    for number in range(5):
         hub.publish_finding(TornTailCut("/data/log", number))
     with hub.subscribe(3) as events:
-        assert events.receive_nowait() == TornTailCut("/data/log", KEPT_FINDINGS + 2)
-        assert events.dropped == KEPT_FINDINGS - 3
+        assert (events.receive_nowait(), events.dropped) == (TornTailCut("/data/log", 2), 2)
 
 
 async def test_receive_waits_and_ends(nursery: trio.Nursery) -> None:

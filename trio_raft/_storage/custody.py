@@ -5,8 +5,8 @@ took the descriptor away, its number would be reused, and the thread's next writ
 it gave up the directory's lock, the next node would write beside a write that may still happen.  So descriptors and
 lock belong to a ``Custody``, threads enter it while they work, and ``close`` only ends the owner's own share.
 
-A snapshot's file has a custody of its own, *within* that of the log beside it: a thread that works on a snapshot is a
-user of both, so that the directory stays locked until it has returned, too.
+A snapshot's file has a custody of its own, *within* that of the log beside it while it is written: the thread that
+does is a user of both, so that the directory stays locked until it has returned, too.
 
 House rule: descriptors of the store are closed here and nowhere else.
 """
@@ -35,7 +35,7 @@ class Custody:
     """Counts the users of one store's descriptors.  ``with custody:`` makes the caller one, in whichever thread.
 
     ``what`` it is of, in words, with ``directory``; a snapshot has a custody of its own, and its file in place of that,
-    and is ``within`` that of the data directory.
+    and while it is written is ``within`` that of the data directory.
     """
 
     def __init__(

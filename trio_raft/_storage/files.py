@@ -17,6 +17,9 @@ from typing import Protocol
 
 from trio_raft._errors import ConfigurationError, StorageError, StorageFull
 
+CAN_START_WRITING = hasattr(os, "posix_fadvise")
+"""Does ``start_writing`` do anything here?"""
+
 _NO_DIRECTORY = frozenset(
     {
         *(errno.EACCES, errno.EPERM, errno.EROFS),
@@ -191,7 +194,7 @@ class OsFiles:
     def start_writing(self, descriptor: int, *, size: int, offset: int) -> None:
         # On Linux this queues the dirty pages of the range for the disk and drops those that are clean, which pages
         # that were just written are not.  Elsewhere the system begins when it likes, and the next sync has more to do.
-        if hasattr(os, "posix_fadvise"):
+        if CAN_START_WRITING:
             with contextlib.suppress(OSError):
                 os.posix_fadvise(descriptor, offset, size, os.POSIX_FADV_DONTNEED)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from trio_raft._errors import DirectoryMismatch, IncompatibleVersion, SnapshotCorrupt, StorageError
 from trio_raft._records import LogIndex, Term
 from trio_raft._storage.custody import Custody
-from trio_raft._storage.files import Files, OsFiles, storage_errors
+from trio_raft._storage.files import CAN_START_WRITING, Files, OsFiles, storage_errors
 from trio_raft._storage.snapshot_format import SNAPSHOT_VERSION, BadSnapshot, NewerSnapshot
 from trio_raft._storage.snapshot_parsing import SnapshotParser
 from trio_raft.abc import SnapshotMeta, SnapshotPoint, StoredSnapshot
@@ -25,12 +25,12 @@ BLOCK_BYTES = 1 << 20
 """Read at a time."""
 
 START_BYTES = 4 << 20
-"""Written before the disk is asked to begin with them: it works beside whoever makes or receives the next ones, and
-the log's syncs never queue behind much."""
+"""Written before the disk is asked to begin with them: it works beside whoever brings the next ones."""
 
-SYNC_BYTES = 64 << 20
-"""Written between two syncs, so that the last one has little left to do.  Each waits for the disk and for the file
-system's own journal, in which the log's syncs take part: so not more often."""
+SYNC_BYTES = 16 << 20 if CAN_START_WRITING else 8 << 20
+"""Written between two syncs.  To be asked to begin does not make a slow disk keep up, and nobody waits for it: so this
+much may be queued before a sync of the log (K1), and less where the disk cannot be asked.  Nor more often: each sync
+waits for the file system's own journal as well, in which the log's syncs take part."""
 
 PARTIAL = ".partial"
 

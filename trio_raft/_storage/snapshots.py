@@ -60,7 +60,8 @@ Publish = Callable[[GrowingFile, StoredSnapshot], None]
 class FileSnapshotStore(SnapshotStore):
     """One server's snapshots in its data directory.
 
-    ``log_store``: the one in the same directory, whose lock a thread at work on a snapshot holds until it returns.
+    ``log_store``: the one in the same directory, whose lock a thread that makes, receives or removes a snapshot holds
+    until it returns; one that reads does not.
     A store is opened once; to open the directory again, make another.  After ``close`` everything that it gave out
     raises ``trio.ClosedResourceError``.  Beyond its contract ``open`` raises ConfigurationError for a directory that
     cannot be read.
@@ -133,7 +134,7 @@ class FileSnapshotStore(SnapshotStore):
     def read(self, snapshot: StoredSnapshot) -> SnapshotReader:
         self._refuse_if_closed()
         path = Path(snapshot.name)
-        file = SnapshotFile(self._files, path, within=self._within)
+        file = SnapshotFile(self._files, path)
         self._keep(file)
         with self._mutex:
             replaced = self._digests.get(snapshot.point, snapshot.digest) != snapshot.digest

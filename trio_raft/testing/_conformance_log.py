@@ -99,13 +99,20 @@ def open_store(
     return store, store.open(identity_of(incarnation=incarnation), memory_bytes=memory_bytes, snapshot=snapshot)
 
 
+def upkeep_of(store: AnyStore) -> Any:
+    """The slice of upkeep that is due, if any: the same one until it is done."""
+    upkeep = store.plan_upkeep()
+    expect("the next slice of upkeep, asked again", store.plan_upkeep(), upkeep)
+    return upkeep
+
+
 def plan_for(store: AnyStore, items: Sequence[JournalItem]) -> Any:
     """A plan for these items, after whatever upkeep it takes."""
     for _ in range(UPKEEP_STEPS):
         plan = store.plan(items)
         if plan is not None:
             return plan
-        upkeep = store.plan_upkeep()
+        upkeep = upkeep_of(store)
         if upkeep is None:
             raise NotConforming("there is no room for a plan, and no upkeep either: a writer would wait for ever")
         store.execute_upkeep(upkeep)
@@ -122,7 +129,7 @@ def save(store: AnyStore, items: Sequence[JournalItem]) -> None:
 def keep_up(store: AnyStore) -> None:
     """All upkeep that is due."""
     for _ in range(UPKEEP_STEPS):
-        upkeep = store.plan_upkeep()
+        upkeep = upkeep_of(store)
         if upkeep is None:
             return
         store.execute_upkeep(upkeep)

@@ -28,7 +28,7 @@ def has_equality(machine: AnyMachine) -> bool:
 
 
 def same_state(one: AnyMachine, other: AnyMachine) -> bool:
-    """Do these two hold the same state, as far as can be told?"""
+    """Do these two hold the same state, as far as can be told?  Raises what the machine's own methods do."""
     if has_equality(one):
         return bool(one == other)
     if getattr(one, "__dict__", None) and vars(one) == vars(other):
@@ -51,7 +51,10 @@ def difference(make_machine: MakeMachine, slot: Slot, one: CapturedState, other:
         except Exception as error:
             return f"a state on which restore() raises {error_text(error)}"
     (first, _), (second, _) = pairs
-    return "" if same_state(first, second) else f"{shown(first)} and {shown(second)}"
+    try:
+        return "" if same_state(first, second) else f"{shown(first)} and {shown(second)}"
+    except Exception as error:
+        return f"states that could not be compared: {error_text(error)}"
 
 
 def shown(machine: AnyMachine) -> str:
