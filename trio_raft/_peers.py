@@ -12,6 +12,7 @@ storage is not the peer's fault and is not caught here.
 
 from collections import deque
 from collections.abc import Awaitable, Callable
+from itertools import count
 
 import attrs
 import trio
@@ -43,6 +44,10 @@ PIECES_READ_AHEAD = 1
 CONNECTIONS_PER_PURPOSE = 2
 """Of one peer.  It uses one; the other may be the one before, whose end is still under way.  Any older one is half
 open: its peer is gone without a word, nothing will ever arrive on it, and no deadline would end it."""
+
+FRAMES_PER_TURN = 64
+"""Requests that a control connection may have answered before others have their turn: those that arrived together are
+read and answered without waiting."""
 
 
 async def dial_peer(server: Server, peer: ServerId, purpose: Purpose) -> Channel:
@@ -221,8 +226,10 @@ class PeerService:
         """Heartbeats are answered on the spot; a vote waits for its disk beside them."""
         waiting = trio.CapacityLimiter(QUEUED_REPLIES)
         async with trio.open_nursery() as nursery:
-            while True:
+            for received in count(1):
                 frame = await channel.receive()
+                if received % FRAMES_PER_TURN == 0:
+                    await trio.lowlevel.checkpoint()
                 reply, position = self._answer_control(channel, frame.message)
                 if position <= self._server.journal.durable_position:
                     await channel.send(reply, request_id=frame.request_id)
