@@ -281,6 +281,19 @@ async def test_another_process_is_connected(autojump_clock: MockClock, nursery: 
     assert [gone.reason for gone in leader.gone] == ["another process answers at its address"]
 
 
+async def test_another_process_replaces_nothing(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    """While the process that leads is connected nobody asks, though another of its id has connected since (E11)."""
+    server, leader = await follow_n2(nursery)
+    replication = leader.channels.pop()
+    other = await connect(leader.network, server, Purpose.CONTROL, boot_id="another boot of n2")
+    await replication.drop()
+    await leader.beat()
+    await trio.sleep(0.5)
+    assert leader.dials == 0
+    assert server.is_sticky()
+    await other.drop()
+
+
 async def test_another_process_answers(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     """A leader that was restarted at once is another process, which does not lead: it is not waited for (E11)."""
     server, leader = await follow_n2(nursery)
