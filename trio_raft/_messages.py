@@ -112,7 +112,9 @@ class HelloReply:
     features: int = 0
     kinds: tuple[int, ...] = ()
     role: str = ""
-    """The sender's ``Role`` at this moment; empty from one that does not say.  Left out of the header when empty."""
+    """The sender's ``Role`` at this moment; empty from one that does not say.  Left out of the header when empty.
+
+    A word that the receiver does not know means no more to it than an empty one."""
 
 
 # ---------------------------------------------------------------------------------------------- elections

@@ -34,7 +34,7 @@ class Patience:
         self._environment = environment
         self._timeouts = timeouts
         self.last_contact = -math.inf
-        """When a leader was heard last."""
+        """When a leader was heard last; never, as long as nobody was heard since this server led itself."""
         self.gone = ""
         """For a person: why the leader that was heard last is known to be gone; empty if it is not."""
         self.election_deadline = 0.0
@@ -74,8 +74,9 @@ class Patience:
         self._widen(2 * self._spread)
 
     def won(self) -> None:
-        """This server leads: it has nobody to look for any more."""
+        """This server leads: it has nobody to look for any more, nor to stand by if it steps down."""
         self.gone = ""
+        self.last_contact = -math.inf
 
     def restart(self) -> None:
         """Draw anew how long to wait."""

@@ -12,6 +12,7 @@ storage is not the peer's fault and is not caught here.
 
 from collections import deque
 from collections.abc import Awaitable, Callable
+from itertools import count
 
 import attrs
 import trio
@@ -44,6 +45,10 @@ CONNECTIONS_PER_PURPOSE = 2
 """Of one peer.  It uses one; the other may be the one before, whose end is still under way.  Any older one is half
 open: its peer is gone without a word, nothing will ever arrive on it, and no deadline would end it."""
 
+FRAMES_PER_TURN = 64
+"""Requests that a control connection may have answered before others have their turn: those that arrived together are
+read and answered without waiting."""
+
 
 async def dial_peer(server: Server, peer: ServerId, purpose: Purpose) -> Channel:
     """A new connection to a peer, past the handshake.  Raises ChannelBroken, HandshakeRefused, ProtocolError."""
@@ -67,7 +72,10 @@ async def dial_peer(server: Server, peer: ServerId, purpose: Purpose) -> Channel
     return channel
 
 
-Disconnected = Callable[[ServerId, str], Awaitable[None]]
+IsConnected = Callable[[ServerId, str], bool]
+"""Is a connection for control open from this peer's process, of that boot id?"""
+
+Disconnected = Callable[[ServerId, str, IsConnected], Awaitable[None]]
 """Told that a connection from a peer's process, of that boot id, has ended, and none for control is left
 (``_leader_loss.py``)."""
 
@@ -108,7 +116,8 @@ class PeerService:
         connections = self._served.setdefault((channel.peer, channel.purpose), deque())
         served = _Served(channel)
         for older in connections:
-            older.superseded = True
+            # What another process opens says nothing about this one.
+            older.superseded |= older.boot_id == served.boot_id
         connections.append(served)
         ended = False
         try:
@@ -130,15 +139,18 @@ class PeerService:
             if not connections:
                 self._served.pop((channel.peer, channel.purpose), None)
             await channel.drop()
-        if ended and not served.superseded and not self._is_connected(channel.peer):
-            await self._on_disconnected(channel.peer, channel.peer_boot_id)
+        replaced = served.superseded and any(other.boot_id == served.boot_id for other in connections)
+        if ended and not replaced and not self._is_connected(channel.peer, served.boot_id):
+            await self._on_disconnected(channel.peer, served.boot_id, self._is_connected)
 
-    def _is_connected(self, peer: ServerId) -> bool:
-        """Is the connection open on which a leader beats?  One that was superseded may be half open for ever.
+    def _is_connected(self, peer: ServerId, boot_id: str) -> bool:
+        """Is the connection open on which this process beats if it leads?
 
-        Any other may be dropped at the least doubt, or be idle and half open.
+        One that was superseded may be half open for ever.  Any other may be dropped at the least doubt, or be idle and
+        half open.
         """
-        return any(not served.superseded for served in self._served.get((peer, Purpose.CONTROL), ()))
+        connections = self._served.get((peer, Purpose.CONTROL), ())
+        return any(served.boot_id == boot_id and not served.superseded for served in connections)
 
     async def _serve_purpose(self, channel: Channel) -> None:
         if channel.purpose is Purpose.REPLICATION:
@@ -221,8 +233,10 @@ class PeerService:
         """Heartbeats are answered on the spot; a vote waits for its disk beside them."""
         waiting = trio.CapacityLimiter(QUEUED_REPLIES)
         async with trio.open_nursery() as nursery:
-            while True:
+            for received in count(1):
                 frame = await channel.receive()
+                if received % FRAMES_PER_TURN == 0:
+                    await trio.lowlevel.checkpoint()
                 reply, position = self._answer_control(channel, frame.message)
                 if position <= self._server.journal.durable_position:
                     await channel.send(reply, request_id=frame.request_id)
@@ -266,7 +280,12 @@ class _Served:
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     """Of the task that serves it."""
     superseded: bool = False
-    """The peer has opened another one for the same purpose since."""
+    """The same process has opened another one for the same purpose since."""
+
+    @property
+    def boot_id(self) -> str:
+        """Of the peer's process."""
+        return self.channel.peer_boot_id
 
 
 @attrs.define(eq=False)

@@ -89,7 +89,7 @@ class Statistics:
     pending_proposals: int
     pending_bytes: int
     leader_contact_age: float | None
-    """Seconds since this server heard a leader; None if it never did."""
+    """Seconds since this server heard a leader; None if it never did, or has led since."""
     why_no_leader: str
     """For a person: what stands in the way of a leader; empty if one is known."""
     bootstrap_missing: tuple[ServerId, ...]

@@ -283,13 +283,16 @@ async def listen_for(server: Server, nursery: trio.Nursery) -> PeerService:
     return service
 
 
-async def connect(network: MemoryNetwork, server: Server, purpose: Purpose, *, sender: ServerId = N2) -> Channel:
+async def connect(
+    network: MemoryNetwork, server: Server, purpose: Purpose, *, sender: ServerId = N2, boot_id: str = ""
+) -> Channel:
     """Dial a server as one of its peers."""
     config = make_config(sender, members=tuple(server.config.members), limits=server.config.limits)
+    handshake = handshake_of(config)
     return await dial(
         network.transport(sender),
         server.config.listen_address,
-        handshake_of(config),
+        attrs.evolve(handshake, boot_id=boot_id or handshake.boot_id),
         receiver=server.node_id,
         purpose=purpose,
         environment=test_environment(99),

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import attrs
+import pytest
 import trio
 from trio.testing import MockClock
 
@@ -75,11 +76,16 @@ class Leader:
                 await channel.receive()
 
     async def connect(self, purpose: Purpose = Purpose.CONTROL) -> None:
-        self.channels.append(await connect(self.network, self.server, purpose))
+        self.channels.append(await connect(self.network, self.server, purpose, boot_id=self.handshake.boot_id))
 
-    async def beat(self) -> None:
+    async def beat(self, term: int = 1) -> None:
         control = next(each for each in reversed(self.channels) if each.purpose is Purpose.CONTROL)
-        await control.request(Heartbeat(Term(1), N2, 0))
+        await control.request(Heartbeat(Term(term), N2, 0))
+
+    def restart(self) -> None:
+        """From now on it is another process, which does not lead; connections of the one before stay half open."""
+        self.handshake = attrs.evolve(self.handshake, boot_id="the next boot of n2")
+        self.role = "follower"
 
     async def lose(self) -> None:
         """All connections that it opened end; it listens on."""
@@ -176,6 +182,18 @@ async def test_leader_of_a_version_that_does_not_say(autojump_clock: MockClock, 
     await stays(server, leader, leader.lose)
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_leader_of_a_version_that_says_it_otherwise(
+    restarted: bool, autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    """A later version may have another word for a server that leads: it is proof of nothing (E11)."""
+    server, leader = await follow_n2(nursery)
+    if restarted:
+        leader.restart()
+    leader.role = "handing over"
+    await stays(server, leader, leader.lose)
+
+
 async def test_leader_that_refuses_the_handshake(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     """Whoever answers with another incarnation proves nothing: the address may be wrong (E11)."""
     server, leader = await follow_n2(nursery)
@@ -232,11 +250,54 @@ async def test_connection_that_was_replaced(autojump_clock: MockClock, nursery: 
     await old.drop()
 
 
+async def test_connection_that_was_replaced_outlives_the_other(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    """When the last connection of a process ends it is asked for, though another one had replaced this one (E11)."""
+    _, leader = await follow_n2(nursery)
+    old = leader.channels.pop(0)
+    await leader.connect(Purpose.CONTROL)
+    await leader.beat()
+    await leader.lose()
+    await trio.sleep(0.2)
+    assert leader.gone == []
+    assert leader.dials >= 1
+    leader.channels.append(old)
+    await leader.die()
+    await trio.sleep(0.2)
+    assert len(leader.gone) == 1
+
+
+async def test_another_process_is_connected(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    """The connections of a restarted server do not stand for the process that led (E11)."""
+    server, leader = await follow_n2(nursery)
+    old = list(leader.channels)
+    leader.restart()
+    for purpose in (Purpose.CONTROL, Purpose.REPLICATION):
+        await leader.connect(purpose)
+    for channel in old:
+        await channel.drop()
+    await until(lambda: server.state.role is Role.CANDIDATE)
+    assert [gone.reason for gone in leader.gone] == ["another process answers at its address"]
+
+
+async def test_another_process_replaces_nothing(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    """While the process that leads is connected nobody asks, though another of its id has connected since (E11)."""
+    server, leader = await follow_n2(nursery)
+    replication = leader.channels.pop()
+    other = await connect(leader.network, server, Purpose.CONTROL, boot_id="another boot of n2")
+    await replication.drop()
+    await leader.beat()
+    await trio.sleep(0.5)
+    assert leader.dials == 0
+    assert server.is_sticky()
+    await other.drop()
+
+
 async def test_another_process_answers(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     """A leader that was restarted at once is another process, which does not lead: it is not waited for (E11)."""
     server, leader = await follow_n2(nursery)
-    leader.handshake = attrs.evolve(leader.handshake, boot_id="the next boot of n2")
-    leader.role = "follower"
+    leader.restart()
     await leader.lose()
     await until(lambda: server.state.role is Role.CANDIDATE)
     assert [gone.reason for gone in leader.gone] == ["another process answers at its address"]
@@ -245,7 +306,8 @@ async def test_another_process_answers(autojump_clock: MockClock, nursery: trio.
 async def test_another_process_that_leads(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     """A restarted server that was elected meanwhile will be heard: nothing is done (E11)."""
     server, leader = await follow_n2(nursery)
-    leader.handshake = attrs.evolve(leader.handshake, boot_id="the next boot of n2")
+    leader.restart()
+    leader.role = "leader"
     await stays(server, leader, leader.lose)
 
 
@@ -276,9 +338,10 @@ async def test_heard_while_asking(autojump_clock: MockClock, nursery: trio.Nurse
     leader.network.refuse(N2)
     await leader.lose()
     # The end of the connections arrives after one way, the refusal after two more.
-    await trio.sleep(2 * WAY)
+    await trio.sleep(2.5 * WAY)
     server.answer_heartbeat(Heartbeat(Term(1), N2, 0))
     deadline = server.patience.election_deadline
+    await trio.sleep(WAY)
     leader.network.heal()
     await trio.sleep(0.5)
     assert leader.gone == []
@@ -293,6 +356,63 @@ async def test_last_words_do_not_save_a_leader(autojump_clock: MockClock, nurser
     server.answer_heartbeat(Heartbeat(Term(1), N2, 0))
     await trio.sleep(0.1)
     assert len(leader.gone) == 1
+
+
+async def test_dies_after_it_answered(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    """A leader that dies while its answer is on the way is asked for again: no other end will come (E11)."""
+    _, leader = await follow_n2(nursery)
+    await leader.channels.pop(0).drop()
+    # One way for the end, two to connect, one for the question; the end of the process overtakes the answer.
+    await trio.sleep(4.2 * WAY)
+    assert leader.dials == 1
+    leader.network.set_delay(N2, leader.server.node_id, WAY / 10)
+    await leader.die()
+    await trio.sleep(0.2)
+    assert len(leader.gone) == 1
+
+
+async def test_leads_again_and_dies_while_asking(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    """Who still asks after one leadership of a server asks after the next one too, when that is lost (E11)."""
+    server, leader = await follow_n2(nursery)
+    leader.role = None
+    await leader.lose()
+    await until(lambda: leader.dials == 1)
+    leader.restart()
+    await leader.connect()
+    await leader.beat(term=2)
+    await leader.die()
+    await trio.sleep(0.2)
+    assert [gone.term for gone in leader.gone] == [2]
+    assert not server.is_sticky()
+
+
+async def test_connected_again_between_two_dials(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    """A leader that has connected again is not asked for any more, and not declared gone (E11)."""
+    server, leader = await follow_n2(nursery)
+    leader.breaks = 100
+    await leader.lose()
+    await until(lambda: leader.dials == 2)
+    # The next dial is a while away, and its answer would count against it.
+    await leader.connect()
+    await leader.beat()
+    leader.breaks, leader.role = 0, "follower"
+    dials = leader.dials
+    await trio.sleep(0.5)
+    assert (leader.gone, leader.dials) == ([], dials)
+    assert server.is_sticky()
+
+
+async def test_connected_again_during_a_dial(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    """A refusal counts for nothing if the leader has connected again while it was on the way (E11)."""
+    server, leader = await follow_n2(nursery)
+    leader.network.refuse(N2)
+    nursery.start_soon(leader.connect)
+    # The new connection is there after three ways, the end of the old ones before that, and the refusal after it.
+    await trio.sleep(1.5 * WAY)
+    await leader.lose()
+    await trio.sleep(0.5)
+    assert leader.gone == []
+    assert server.is_sticky()
 
 
 async def test_new_term_while_asking(autojump_clock: MockClock, nursery: trio.Nursery) -> None:

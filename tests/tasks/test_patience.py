@@ -123,3 +123,18 @@ async def test_won(autojump_clock: MockClock) -> None:
     patience.won()
     patience.restart()
     assert wait(patience) >= PATIENCE
+
+
+async def test_won_in_haste(autojump_clock: MockClock) -> None:
+    """A leader that steps down soon does not stand by the dead one, whom it succeeded within a moment (E8, E11)."""
+    patience = make_patience()
+    patience.heard()
+    patience.lost("the test says so", took=0.0)
+    await trio.sleep(0.05)
+    patience.won()
+    await trio.sleep(0.1)
+    patience.restart()
+    assert not patience.is_loyal()
+    assert not patience.in_haste()
+    patience.heard()
+    assert patience.is_loyal()

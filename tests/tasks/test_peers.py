@@ -1,5 +1,8 @@
 """Serving peers: the pipeline of a replication connection, control replies that overtake, and bad input."""
 
+from collections import deque
+from typing import cast
+
 import attrs
 import pytest
 import trio
@@ -19,7 +22,7 @@ from tests.tasks.parts import (
     record,
     store_of,
 )
-from trio_raft._codec import encode_frame
+from trio_raft._codec import Frame, encode_frame
 from trio_raft._config import Limits
 from trio_raft._environment import Lane
 from trio_raft._events import BadInput
@@ -162,6 +165,24 @@ async def test_replication_reader_is_bounded_in_bytes(autojump_clock: MockClock,
 # ------------------------------------------------------------------------------------------- control
 
 
+class StuffedChannel:
+    """Has received everything already, and has room for all that is sent: neither makes anybody wait."""
+
+    peer = N2
+
+    def __init__(self, frames: list[Frame]) -> None:
+        self._frames = deque(frames)
+        self.sent: list[Message] = []
+
+    async def receive(self) -> Frame:
+        if not self._frames:
+            raise ChannelBroken(N2, "the peer closed it")
+        return self._frames.popleft()
+
+    async def send(self, message: Message, *, request_id: int) -> None:
+        self.sent.append(message)
+
+
 async def test_control_heartbeat_overtakes_a_vote(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     """A heartbeat's reply never waits, a newer term included, and overtakes a vote that waits for the disk (W6)."""
     network, server = await serve(nursery)
@@ -217,6 +238,27 @@ async def test_control_waiting_votes_are_bounded(autojump_clock: MockClock, nurs
             await trio.sleep(WAY)
     [event] = recorder.of(BadInput)
     assert (event.peer, str(QUEUED_REPLIES) in event.reason) == (N2, True)
+
+
+async def test_control_lets_others_run(autojump_clock: MockClock) -> None:
+    """A peer whose heartbeats arrive all together is not answered in one turn of the loop (W1)."""
+    frames, turns = 64 * 10, 0
+    stuffed = StuffedChannel([Frame(number, Heartbeat(Term(1), N2, number), 0) for number in range(frames)])
+    server = await make_server(term=1)
+    service = PeerService(server, SnapshotService(server).answer, LeaderLoss(server).look)
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while len(stuffed.sent) < frames:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(count_turns)
+        with pytest.RaisesGroup(ChannelBroken):
+            await service._serve_control(cast("Channel", stuffed))
+    assert len(stuffed.sent) == frames
+    assert turns >= frames / 64
 
 
 async def test_control_bootstrap_statement(autojump_clock: MockClock, nursery: trio.Nursery) -> None:

@@ -122,7 +122,7 @@ async def _never_doubt_contact(server: Server, term: Term) -> None:
         await server.environment.clock.sleep(server.config.timeouts.heartbeat_timeout)
 
 
-async def _take_any_loss_for_a_death(self: LeaderLoss, peer: ServerId, boot_id: str) -> None:  # noqa: ARG001
+async def _take_any_loss_for_a_death(self: LeaderLoss, peer: ServerId, *_: object) -> None:
     server: Server = self._server  # pyright: ignore[reportPrivateUsage]
     if server.follows(peer, server.state.current_term):
         server.note_leader_gone(peer, "its connections ended", took=0.0)
