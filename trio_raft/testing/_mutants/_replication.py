@@ -199,7 +199,15 @@ REPLICATION = (
         "digest",
         _match_from_rejection,
     ),
-    Mutant("match-whole-log", "R6", "a follower vouches for its whole log", _whole_log_vouched_for),
+    Mutant(
+        "match-whole-log",
+        "R6",
+        "a follower vouches for its whole log",
+        _whole_log_vouched_for,
+        also={
+            "R3": "the reply itself says more than its request verified, before the leader believes it",
+        },
+    ),
     mutant(
         "commit-beyond-verified",
         "R3",
