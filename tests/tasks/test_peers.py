@@ -258,7 +258,8 @@ async def test_control_lets_others_run(autojump_clock: MockClock) -> None:
         with pytest.RaisesGroup(ChannelBroken):
             await service._serve_control(cast("Channel", stuffed))
     assert len(stuffed.sent) == frames
-    assert turns >= frames / 64
+    # Ten portions have nine pauses between them; whether the other task runs before the first, Trio draws.
+    assert turns >= frames / 64 - 1
 
 
 async def test_control_bootstrap_statement(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
