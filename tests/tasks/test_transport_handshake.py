@@ -375,7 +375,7 @@ class FailingTransport(Transport):
         raise self.error
 
     async def listen(self, address: str) -> Any:
-        raise NotImplementedError(address)
+        raise AssertionError(f"nobody listens at {address} in this test: it only dials")
 
 
 NO_LISTENER, NO_ROUTE = ConnectionRefusedError("refused"), OSError("no route to host")
