@@ -183,6 +183,10 @@ class Journal:
         while self.durable_position < position:
             await self._durable.park()
 
+    async def next_durable(self) -> None:
+        """Return after the next write, whatever it wrote.  Never raises, as ``wait_durable``."""
+        await self._durable.park()
+
     def overdue(self, now: float) -> bool:
         """Has a write, or a read of old entries, been in hand for ``disk_stall_timeout``?"""
         # The same sum as the deadline that ``watch`` sleeps until: a difference may round the other way, and the
@@ -208,14 +212,14 @@ class Journal:
         Cancelled during a write: the thread is abandoned, and what it writes is never taken note of.
         """
         while True:
+            if self._queue and self._open is not None:
+                # A leader's callers that were woken in the same turn of the loop join this batch.  A follower has
+                # queued already what arrived together.  Nor is a turn needed after parking: that was one.
+                await trio.lowlevel.checkpoint()
             while not self._queue:
                 if self._closing:
                     return
                 await self._work.park()
-            if self._open is not None:
-                # A leader's callers that were woken in the same turn of the loop join this batch.  A follower has
-                # queued already what arrived together.
-                await trio.lowlevel.checkpoint()
             await self._write(self._take())
 
     def close(self) -> None:

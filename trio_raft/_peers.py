@@ -194,17 +194,24 @@ class PeerService:
                 self._check_sender(channel, frame.message.leader)
                 reply, position = server.answer_append(frame.message)
                 replies.put(_QueuedReply(position, frame.request_id, reply, frame.size))
+            # What promises nothing new leaves at once.
+            await self._send_ready(channel, replies)
             while len(replies.queue) > QUEUED_REPLIES or replies.request_bytes > server.config.limits.max_frame_body:
                 await replies.drained.park()
 
     async def _reply(self, channel: Channel, replies: "_Replies") -> None:
-        """Send each answer once the disk has what it promises; those that became ready together leave together."""
-        journal = self._server.journal
-        queue = replies.queue
+        """Send each answer once the disk has what it promises.  It looks after each write, and at nothing else."""
         while True:
-            while not queue:
-                await replies.filled.park()
-            await journal.wait_durable(queue[0].position)
+            await self._server.journal.next_durable()
+            await self._send_ready(channel, replies)
+
+    async def _send_ready(self, channel: Channel, replies: "_Replies") -> None:
+        """Send the answers, oldest first, up to one for which the disk is not ready; those that are ready leave together.
+
+        Two tasks call this; the channel lets the one that took its answers first send first.
+        """
+        journal, queue = self._server.journal, replies.queue
+        while queue and queue[0].position <= journal.durable_position:
             ready: list[bytes] = []
             while queue and queue[0].position <= journal.durable_position:
                 queued = replies.take()
@@ -326,13 +333,11 @@ class _Replies:
 
     queue: deque[_QueuedReply] = attrs.field(factory=deque[_QueuedReply])
     request_bytes: int = 0
-    filled: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
     drained: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
 
     def put(self, reply: _QueuedReply) -> None:
         self.queue.append(reply)
         self.request_bytes += reply.request_bytes
-        self.filled.unpark_all()
 
     def take(self) -> _QueuedReply:
         reply = self.queue.popleft()

@@ -248,8 +248,6 @@ class _Replication:
 
     async def _send(self, channel: Channel, nursery: trio.Nursery) -> None:
         while await self._wait_for_work():
-            # Proposers that were woken in the same turn of the loop join this request.
-            await trio.lowlevel.checkpoint()
             frames: list[bytes] = []
             while self._progress.mode is Mode.PIPELINE and (not frames or (self._has_work() and self._has_room())):
                 request = await self._make(max_entries=self._limits.max_batch_entries)
@@ -325,14 +323,21 @@ class _Replication:
     async def _wait_for_work(self) -> bool:
         """Park until there is something to send and room for it.
 
-        False once the leadership is over, or the follower needs a snapshot.
+        Proposers that were woken in the same turn of the loop join this request: so there is a turn in any case, that
+        of parking or another.  False once the leadership is over, or the follower needs a snapshot.
         """
+        parked = False
         while self._leads() and not self._needs_snapshot():
             if not self._has_room():
+                parked = True
                 await self._follower.window_lot.park()
             elif self._commit_due or self._has_work():
-                return True
+                if parked:
+                    return True
+                parked = True
+                await trio.lowlevel.checkpoint()
             else:
+                parked = True
                 self._server.replication_waits = True
                 await self._server.replication_lot.park()
         return False

@@ -3,6 +3,7 @@
 import math
 import random
 import threading
+import weakref
 
 import attrs
 import pytest
@@ -221,17 +222,50 @@ def test_real_environment_draws_differ() -> None:
 
 async def test_lane_survives_a_thread_that_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the system gives no further thread the call fails, and the next one works (R13)."""
-    lanes, start = ThreadLanes(), trio.lowlevel.start_thread_soon
+    lanes, start = ThreadLanes(), threading.Thread.start
 
     def refuse(*_: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(trio.lowlevel, "start_thread_soon", refuse)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
     with pytest.raises(RuntimeError, match="new thread"):
         await lanes(Lane.READ, int)
-    monkeypatch.setattr(trio.lowlevel, "start_thread_soon", start)
+    monkeypatch.setattr(threading.Thread, "start", start)
     assert await lanes(Lane.READ, int) == 0
     lanes.close()
+
+
+async def test_lane_keeps_nothing_of_work_that_is_done() -> None:
+    """What a piece of work held is free as soon as its caller has gone on: a plan to read old entries pins files."""
+
+    class Plan:
+        pass
+
+    def fail(_: Plan) -> None:
+        raise ZeroDivisionError
+
+    lanes = ThreadLanes()
+    held, done = weakref.WeakSet[Plan](), Plan()
+    held.add(done)
+    assert await lanes(Lane.READ, repr, done)
+    with pytest.raises(ZeroDivisionError):
+        await lanes(Lane.READ, fail, done)
+    del done
+    while held:  # The thread lets go of its own references after it has rung.
+        await trio.lowlevel.checkpoint()
+    lanes.close()
+
+
+async def test_thread_of_a_closed_lane_ends() -> None:
+    """A lane's thread ends with its node."""
+    lanes = ThreadLanes()
+    thread = await lanes(Lane.JOURNAL, threading.current_thread)
+    assert thread.is_alive()
+    assert thread is await lanes(Lane.JOURNAL, threading.current_thread)
+    lanes.close()
+    lanes.close()
+    await trio.to_thread.run_sync(thread.join, 30)
+    assert not thread.is_alive()
 
 
 async def test_closing_lanes_leaves_no_descriptor() -> None:
