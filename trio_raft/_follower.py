@@ -5,7 +5,7 @@ import trio
 
 from trio_raft._messages import InstallSnapshotReply, ServerId, SnapshotStatus
 from trio_raft._records import LogIndex
-from trio_raft._rules.progress import Progress
+from trio_raft._rules.progress import NEVER, Progress
 from trio_raft._rules.state import State
 from trio_raft.abc import StoredSnapshot
 
@@ -47,11 +47,23 @@ class Offer:
 
 
 @attrs.define(eq=False)
+class Pulse:
+    """The beat that all followers of a leadership share.
+
+    Their heartbeats leave in one turn of the loop: on a quiet server waking up costs more than beating.
+    """
+
+    due: float = NEVER
+    """When the next heartbeats leave; seconds on the leader's clock."""
+
+
+@attrs.define(eq=False)
 class Follower:
     """One other server during a leadership: its progress, and what the statistics say of it."""
 
     id: ServerId
     progress: Progress
+    pulse: Pulse = attrs.field(factory=Pulse)
     ready: bool = True
     """Did it answer the last heartbeat as one that may vote and acknowledge?"""
     entries_sent: int = 0
@@ -96,9 +108,9 @@ class Follower:
 
 def begin_following(state: State, *, now: float) -> dict[ServerId, Follower]:
     """The followers of a leadership that begins: each is first sent what comes next (paper 5.3)."""
-    following = LogIndex(state.log.last_index + 1)
+    following, pulse = LogIndex(state.log.last_index + 1), Pulse()
     return {
-        member: Follower(member, Progress(next_index=following, last_contact=now, last_append_contact=now))
+        member: Follower(member, Progress(next_index=following, last_contact=now, last_append_contact=now), pulse)
         for member in state.configuration.members
         if member != state.node_id
     }

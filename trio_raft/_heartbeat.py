@@ -29,9 +29,8 @@ class Heart:
         self._term: Term = server.state.current_term
         self._follower = follower
         self._progress = follower.progress
+        self._pulse = follower.pulse
         self._on_process = on_process
-        self._beat_due = 0.0
-        """When the next heartbeat leaves, unless a read asks before."""
 
     def _leads(self) -> bool:
         return self._server.leads(self._term)
@@ -71,8 +70,9 @@ class Heart:
         if not self._leads():
             return False
         sent_at = self._clock.now()
-        # From the sending on: on a slow network the round trip is part of the interval, and contact stays young.
-        self._beat_due = sent_at + draw_interval(server.environment, self._timeouts.heartbeat_interval)
+        if self._pulse.due <= sent_at:
+            # From the sending on: on a slow network the round trip is part of the interval, and contact stays young.
+            self._pulse.due = sent_at + draw_interval(server.environment, self._timeouts.heartbeat_interval)
         request = Heartbeat(self._term, server.node_id, server.reads.sent())
         reply = await channel.request_within(self._timeouts.heartbeat_timeout / 2, request)
         if not isinstance(reply, HeartbeatReply):
@@ -101,7 +101,7 @@ class Heart:
         # A follower that is not ready acknowledges nothing, however often it is asked.
         if self._follower.ready and self._server.reads.outstanding(self._follower.id):
             return
-        with self._clock.move_on_at(self._beat_due):
+        with self._clock.move_on_at(self._pulse.due):
             await self._server.heartbeat_lot.park()
 
     async def _back_off(self, failures: int) -> None:
