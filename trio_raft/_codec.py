@@ -86,8 +86,24 @@ class UnknownFrame:
     size: int
 
 
+@attrs.frozen
+class EncodedMessage:
+    """What is the same in every frame that carries this message."""
+
+    message_type: int
+    header: bytes
+    body: Sequence[bytes]
+    """In pieces, which are the body one after the other."""
+    body_length: int
+
+
 def encode_frame(message: Message, *, request_id: int) -> bytes:
-    """The bytes of one frame.
+    """The bytes of one frame.  Raises ValueError as ``encode_message`` does."""
+    return frame_of(encode_message(message), request_id=request_id)
+
+
+def encode_message(message: Message) -> EncodedMessage:
+    """Encode once what several frames may carry.
 
     Raises ValueError if the message's header is larger than any peer would take.
     """
@@ -100,11 +116,17 @@ def encode_frame(message: Message, *, request_id: int) -> bytes:
         body = [entry.record for entry in message.entries]
     elif type(message) is InstallSnapshot:
         body = (message.data,)
+    return EncodedMessage(message_type, header, body, sum(map(len, body)))
+
+
+def frame_of(message: EncodedMessage, *, request_id: int) -> bytes:
+    """The bytes of one frame that carries this message."""
+    header = message.header
     fixed = _BEFORE_CHECKSUM.pack(
-        MAGIC, PROTOCOL_VERSION, message_type, 0, 0, request_id, len(header), sum(map(len, body))
+        MAGIC, PROTOCOL_VERSION, message.message_type, 0, 0, request_id, len(header), message.body_length
     )
     checksum = zlib.crc32(header, zlib.crc32(fixed))
-    return b"".join([fixed, _CHECKSUM.pack(checksum), header, *body])
+    return b"".join([fixed, _CHECKSUM.pack(checksum), header, *message.body])
 
 
 class FrameDecoder:

@@ -3,7 +3,8 @@
 import attrs
 import trio
 
-from trio_raft._messages import InstallSnapshotReply, ServerId, SnapshotStatus
+from trio_raft._codec import EncodedMessage
+from trio_raft._messages import AppendEntries, InstallSnapshotReply, ServerId, SnapshotStatus
 from trio_raft._records import LogIndex
 from trio_raft._rules.progress import NEVER, Progress
 from trio_raft._rules.state import State
@@ -58,12 +59,23 @@ class Pulse:
 
 
 @attrs.define(eq=False)
+class Outgoing:
+    """The newest request of a leadership: followers that are equally far are sent the same one, encoded once."""
+
+    place: tuple[LogIndex, LogIndex, LogIndex] | None = None
+    """What decides what is in it: the index that it starts from, and the last one and the commit index of the log."""
+    request: AppendEntries | None = None
+    encoded: EncodedMessage | None = None
+
+
+@attrs.define(eq=False)
 class Follower:
     """One other server during a leadership: its progress, and what the statistics say of it."""
 
     id: ServerId
     progress: Progress
     pulse: Pulse = attrs.field(factory=Pulse)
+    outgoing: Outgoing = attrs.field(factory=Outgoing)
     ready: bool = True
     """Did it answer the last heartbeat as one that may vote and acknowledge?"""
     entries_sent: int = 0
@@ -108,9 +120,11 @@ class Follower:
 
 def begin_following(state: State, *, now: float) -> dict[ServerId, Follower]:
     """The followers of a leadership that begins: each is first sent what comes next (paper 5.3)."""
-    following, pulse = LogIndex(state.log.last_index + 1), Pulse()
+    following, pulse, outgoing = LogIndex(state.log.last_index + 1), Pulse(), Outgoing()
     return {
-        member: Follower(member, Progress(next_index=following, last_contact=now, last_append_contact=now), pulse)
+        member: Follower(
+            member, Progress(next_index=following, last_contact=now, last_append_contact=now), pulse, outgoing
+        )
         for member in state.configuration.members
         if member != state.node_id
     }

@@ -23,7 +23,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from trio_raft._codec import encode_frame
+from trio_raft._codec import EncodedMessage, encode_message, frame_of
 from trio_raft._environment import draw_interval, sleep_until_due
 from trio_raft._errors import (
     LogCorrupt,
@@ -250,18 +250,33 @@ class _Replication:
         while await self._wait_for_work():
             frames: list[bytes] = []
             while self._progress.mode is Mode.PIPELINE and (not frames or (self._has_work() and self._has_room())):
-                request = await self._make(max_entries=self._limits.max_batch_entries)
-                if request is None:
+                made = await self._make_encoded()
+                if made is None:
                     break
-                frames.append(self._put_in_flight(channel, request))
+                frames.append(self._put_in_flight(channel, *made))
             if frames:
                 await channel.send_frames(b"".join(frames))
         nursery.cancel_scope.cancel()
 
-    def _put_in_flight(self, channel: Channel, request: AppendEntries) -> bytes:
+    async def _make_encoded(self) -> tuple[AppendEntries, EncodedMessage] | None:
+        """The next request and its bytes: those that another follower was just sent, if this one is as far."""
+        outgoing = self._follower.outgoing
+        if outgoing.place != self._place() or not outgoing.request or not outgoing.encoded:
+            request = await self._make(max_entries=self._limits.max_batch_entries)
+            if request is None:
+                return None
+            outgoing.request, outgoing.encoded = request, encode_message(request)
+            outgoing.place = self._place()
+        return outgoing.request, outgoing.encoded
+
+    def _place(self) -> tuple[LogIndex, LogIndex, LogIndex]:
+        state = self._server.state
+        return self._progress.next_index, state.log.last_index, state.commit_index
+
+    def _put_in_flight(self, channel: Channel, request: AppendEntries, encoded: EncodedMessage) -> bytes:
         progress, follower = self._progress, self._follower
         request_id = channel.next_request_id()
-        frame = encode_frame(request, request_id=request_id)
+        frame = frame_of(encoded, request_id=request_id)
         self._sent_at = now = self._clock.now()
         progress.sent(
             InFlight(
