@@ -4,8 +4,8 @@ Each *lane* runs one piece of work at a time, in order of arrival, whatever the 
 threads do: on Trio's shared limiter a log write queues behind them, and forty busy user threads delayed one by more
 than a second.
 
-The way to the disk and back is travelled by every batch of every node, so it is as short as it can be made: a thread
-of the lane's own that waits at a queue, and a socket pair that rings when it is done.  ``trio.to_thread.run_sync`` takes
+The way to the disk and back is travelled by every batch of every node, so it is as short as it can be made: a thread of
+the lane's own that waits at a queue, and a socket pair that rings when it is done.  ``trio.to_thread.run_sync`` takes
 the long way round through its limiter, a copy of the context and the entry queue, which wakes a task that wakes a task.
 Measured with a write and a sync, a call costs 120 µs of processor time instead of 220; Trio's bare thread cache, which
 gives a thread its name anew for each piece of work, 175.  The lanes in which the application's own code runs keep

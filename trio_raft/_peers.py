@@ -206,7 +206,7 @@ class PeerService:
             await self._send_ready(channel, replies)
 
     async def _send_ready(self, channel: Channel, replies: "_Replies") -> None:
-        """Send the answers, oldest first, up to one for which the disk is not ready; those that are ready leave together.
+        """Send the answers, oldest first, up to one for which the disk is not ready; the others leave together.
 
         Two tasks call this; the channel lets the one that took its answers first send first.
         """

@@ -8,7 +8,8 @@ import trio
 import trio_raft
 from tests.support.cluster import Journal, Member, running_cluster
 from tests.support.stores import copy_of
-from trio_raft import LeadershipLost, PeerLostData, ReplicationRestarted
+from trio_raft import LeadershipLost, PeerLostData, ReplicationRestarted, _codec, _replication
+from trio_raft._codec import EncodedMessage
 from trio_raft._messages import AppendEntries, Heartbeat, Message
 
 TIMEOUTS = trio_raft.Timeouts()
@@ -65,6 +66,40 @@ async def test_nothing_new_is_told_twice(autojump_clock: object) -> None:
         for name in cluster.others(leader):
             cluster.lanes(name).resume()
         await ticket.wait()
+
+
+async def test_followers_that_are_equally_far_share_an_encoding(
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request is encoded once for all followers that need the same; who is behind gets what it needs."""
+    encoded: list[AppendEntries] = []
+
+    def encode_message(message: AppendEntries) -> EncodedMessage:
+        encoded.append(message)
+        return _codec.encode_message(message)
+
+    monkeypatch.setattr(_replication, "encode_message", encode_message)
+    async with running_cluster(5) as cluster:
+        leader = await cluster.elected()
+        await cluster.write(leader, b"first")
+        await cluster.settle(1)
+        sent: list[AppendEntries] = []
+        cluster.observers.append(
+            lambda sender, receiver, message: sent.append(message) if isinstance(message, AppendEntries) else None
+        )
+        encoded.clear()
+        await cluster.write(leader, b"second")
+        assert len(encoded) == 1
+        await cluster.settle(1)
+        assert [message.entries[0].data for message in sent if message.entries] == [b"second"] * 4
+        cluster.network.cut(leader.node_id, cluster.others(leader)[0])
+        await cluster.write(leader, b"third")
+        await cluster.settle(1)
+        cluster.network.heal()
+        await cluster.write(leader, b"fourth")
+        await cluster.settle(5)
+        journals = [tuple(server.lives[-1].commands) for server in cluster.servers.values()]
+        assert journals == [(b"first", b"second", b"third", b"fourth")] * 5
 
 
 async def test_commit_index_follows_when_writes_stop(autojump_clock: object) -> None:
