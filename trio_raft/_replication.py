@@ -194,7 +194,9 @@ class _Replication:
                 server.events.publish(PeerLostData(follower.id, progress.match_index))
         elif outcome is Outcome.ADVANCED and progress.counts_for_quorum:
             server.matches[follower.id] = progress.match_index
-            server.advance_commit()
+            if progress.match_index > server.state.commit_index:
+                # What the others have committed already does not change by one more.
+                server.advance_commit()
             if self._pinned_until is not None and progress.match_index >= self._pinned_until:
                 self._pinned_until = None
                 server.snapshots.unpin(follower.id)

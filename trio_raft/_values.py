@@ -47,7 +47,6 @@ class ValueCodec(Generic[T]):
     """
 
     def __init__(self, kind: Any) -> None:
-        self._is_bytes = kind is bytes
         # A lone attrs class is a union of one: it gets its tag.
         members = (kind,) if attrs.has(kind) else None
         self._encode = _union_encoder(members, ()) if members else _encoder(kind, ())
@@ -56,29 +55,27 @@ class ValueCodec(Generic[T]):
         converter.register_structure_hook_factory(_is_union, _union_structure_factory)
         self._structure = _union_structure(members, converter) if members else converter.get_structure_hook(kind)
         self._kind = kind
-
-    def encode(self, value: T) -> bytes:
+        # Bytes stay as they are, and pass here once per command: so they take no step more than that needs.
+        self.encode: Callable[[T], bytes] = cast("Any", _as_bytes) if kind is bytes else self._encode_value
         """The value's bytes.
 
         Raises TypeError or ValueError, naming the field, for a value that is not of the declared type, an integer
         outside -2^63 … 2^64 - 1, or text that is no Unicode (a lone surrogate).
         """
-        if self._is_bytes:
-            require(value, bytes)
-            return cast("bytes", value)
-        try:
-            return msgpack.packb(self._encode(value))
-        except _Misfit as misfit:
-            raise type(misfit.problem)(f"{misfit.path}: {misfit.problem}") from misfit.problem
-
-    def decode(self, data: bytes) -> T:
+        self.decode: Callable[[bytes], T] = cast("Any", _as_bytes) if kind is bytes else self._decode_value
         """The value that was encoded.
 
         Raises ValueError for bytes that are no value of the declared type: what other code wrote, with a field or a
         class that this one lacks, or without a field that has no default, is none.
         """
-        if self._is_bytes:
-            return cast("T", data)
+
+    def _encode_value(self, value: T) -> bytes:
+        try:
+            return msgpack.packb(self._encode(value))
+        except _Misfit as misfit:
+            raise type(misfit.problem)(f"{misfit.path}: {misfit.problem}") from misfit.problem
+
+    def _decode_value(self, data: bytes) -> T:
         try:
             plain = msgpack.unpackb(data, strict_map_key=False)
             return cast("T", self._structure(plain, self._kind))
@@ -88,6 +85,12 @@ class ValueCodec(Generic[T]):
                     raise ValueError(str(leaf)) from error
             problems = "; ".join(cattrs.transform_error(error, path=_name(self._kind)))
             raise ValueError(f"these bytes are no value of type {_name(self._kind)}: {problems}") from error
+
+
+def _as_bytes(value: Any) -> bytes:
+    if type(value) is not bytes:
+        require(value, bytes)
+    return value  # type: ignore[no-any-return]  # the line before has made sure
 
 
 class _Misfit(Exception):

@@ -250,6 +250,7 @@ async def test_close_in_the_middle_of_a_snapshot(forced: bool, tmp_path: Path, m
                 yield bytes(1 << 16)
 
     with nothing_left():
+        before = descriptors_now()
         with trio.CancelScope() as outer:
             async with open_node(config, Endless()) as node, trio.open_nursery() as nursery:
                 await node.wait_leader()
@@ -261,9 +262,10 @@ async def test_close_in_the_middle_of_a_snapshot(forced: bool, tmp_path: Path, m
                     outer.cancel()
                 else:
                     nursery.cancel_scope.cancel()
-        # At once means without the threads, the one that prepares a segment, say: each closes its files as it ends.
+        # At once means without the threads, the one that prepares a segment, say: each closes its files as it ends, and
+        # then the bell that it rings.
         with trio.fail_after(PATIENCE if forced else 0):
-            while any(str(config.data_directory) in name for name in descriptors_now().values()):
+            while any(before.get(number) != name for number, name in descriptors_now().items()):
                 await trio.lowlevel.checkpoint()
     assert not list(config.data_directory.glob("*.partial"))
     assert not list(config.data_directory.glob("*.snapshot"))
