@@ -72,6 +72,16 @@ ROTATE: Script = [
     [commands(1, 1, term=4, data=b"\x0a" * 3000)],
 ]
 
+ALLOCATE: Script = [
+    *START,
+    [commands(1, 1, term=1, data=b"\x01" * 3000)],
+    [commands(2, 2, term=1, data=b"\x02" * 3000)],
+    [],
+    [commands(3, 3, term=1, data=b"\x03" * 3000)],
+    [commands(4, 4, term=2, data=b"\x04" * 3000)],
+]
+"""Batches so large that segments are allocated instead of filled."""
+
 HALF = b"\x0b" * 1300
 """Of these, two commands fit into a segment."""
 
@@ -196,7 +206,9 @@ def check_recovery(disk: SimDisk, allowed: Sequence[Image], *, snapshot: Snapsho
 
 
 @pytest.mark.parametrize(
-    "script", [APPEND, SUPERSEDE, PREPARE, ROTATE], ids=["append", "supersede", "prepare", "rotate"]
+    "script",
+    [APPEND, SUPERSEDE, PREPARE, ROTATE, ALLOCATE],
+    ids=["append", "supersede", "prepare", "rotate", "allocate"],
 )
 def test_power_cut_anywhere_keeps_what_was_synced(script: Script) -> None:
     """Every crash point of append, supersede, preparation and rotation reopens with all that was synced (S1, S6)."""

@@ -349,3 +349,20 @@ def test_write_goes_on_after_a_short_one(directory: Path, monkeypatch: pytest.Mo
     store.close()
     found = recover(FILES, directory=directory)
     assert Image.of(found) == Image().after([vote(1), commands(1, 1, term=1, data=LONG)])
+
+
+@pytest.mark.parametrize("can", [True, False])
+def test_allocated_room_reads_as_zeros(can: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room that is allocated makes the file as long, reads as zeros, and leaves what stands there; also on a system
+    that cannot allocate (S6).
+    """
+    monkeypatch.setattr("trio_raft._storage.files.CAN_ALLOCATE", can)
+    files = OsFiles()
+    descriptor = files.create(tmp_path / "file")
+    files.allocate(descriptor, size=3 << 20, offset=0)
+    assert files.size(descriptor) == 3 << 20
+    assert files.read(descriptor, size=4 << 20, offset=0) == bytes(3 << 20)
+    files.write(descriptor, b"data", offset=1 << 20)
+    files.allocate(descriptor, size=(1 << 20) + 5, offset=3 << 20)
+    assert files.read(descriptor, size=8 << 20, offset=1 << 20) == b"data" + bytes((3 << 20) + 5 - 4)
+    files.close(descriptor)

@@ -26,7 +26,7 @@ from tests.storage.support import (
 from trio_raft._errors import ConfigurationError, LogCorrupt, StorageError, StorageFull
 from trio_raft._messages import Incarnation
 from trio_raft._records import Entry, EntryKind, LogIndex
-from trio_raft._storage.segments import segment_path
+from trio_raft._storage.segments import Preparation, segment_path
 from trio_raft._storage.wal import MARGIN_BYTES, FileLogStore
 from trio_raft.abc import JournalItem, SaveBootstrap
 from trio_raft.testing._disk import SimDisk
@@ -212,6 +212,38 @@ def test_plan_waits_for_a_prepared_segment() -> None:
         store.execute_upkeep(upkeep)
         store.done_upkeep(upkeep)
     assert len(store._ready) == 1
+
+
+def test_large_batches_let_segments_be_allocated() -> None:
+    """Where a few batches fill a segment, the next ones are allocated and not filled with zeros: in one slice, and with
+    nothing else changed.  Small batches bring the zeros back (S6).
+    """
+    disk = SimDisk()
+    store = open_store(disk, segment_bytes=1 << 16)
+
+    def slices() -> list[bool]:
+        """Of the segment that is prepared next: was each allocated?"""
+        kinds: list[bool] = []
+        while isinstance(upkeep := store.plan_upkeep(), Preparation):
+            store.execute_upkeep(upkeep)
+            store.done_upkeep(upkeep)
+            if upkeep.descriptor is not None and upkeep.size:
+                kinds.append(upkeep.allocate)
+        return kinds
+
+    assert slices() == [False, False]
+    index = 1
+    for data in (b"\x01" * 30_000, b"\x01" * 30_000, b"\x01" * 30_000):
+        save(store, commands(index, index, term=1, data=data))
+        index += 1
+    assert slices() == [True]
+    while not (kinds := slices()):
+        save(store, commands(index, index, term=1))
+        index += 1
+    assert kinds == [False]
+    store.close()
+    recovered = recover(disk, segment_bytes=1 << 16)
+    assert recovered.last_index == index - 1
 
 
 def test_plan_refuses_a_gap() -> None:

@@ -19,6 +19,10 @@ from trio_raft._errors import ConfigurationError, StorageError, StorageFull
 
 CAN_START_WRITING = hasattr(os, "posix_fadvise")
 """Does ``start_writing`` do anything here?"""
+CAN_ALLOCATE = hasattr(os, "posix_fallocate")
+"""Does the system allocate without writing?"""
+
+_ZEROS = bytes(1 << 20)
 
 _NO_DIRECTORY = frozenset(
     {
@@ -79,6 +83,12 @@ class Files(Protocol):
 
     def write(self, descriptor: int, data: bytes | bytearray, *, offset: int) -> None:
         """All of ``data`` to there.  An error leaves open how much was written."""
+        ...
+
+    def allocate(self, descriptor: int, *, size: int, offset: int) -> None:
+        """Make the file at least so long, with room for this range, which reads as zeros where nothing was written.  An
+        error leaves open how much of it was done.
+        """
         ...
 
     def start_writing(self, descriptor: int, *, size: int, offset: int) -> None:
@@ -190,6 +200,13 @@ class OsFiles:
         # The kernel may take a part: that is no failure, the rest follows.
         while written < len(data):
             written += os.pwrite(descriptor, memoryview(data)[written:], offset + written)
+
+    def allocate(self, descriptor: int, *, size: int, offset: int) -> None:
+        if CAN_ALLOCATE:
+            os.posix_fallocate(descriptor, offset, size)
+            return
+        for start in range(offset, offset + size, len(_ZEROS)):
+            self.write(descriptor, _ZEROS[: offset + size - start], offset=start)
 
     def start_writing(self, descriptor: int, *, size: int, offset: int) -> None:
         # On Linux this queues the dirty pages of the range for the disk and drops those that are clean, which pages

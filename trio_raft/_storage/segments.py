@@ -5,6 +5,11 @@ synced before the next.  Blocks that were written before make a later sync cheap
 file's length or layout; and a full disk is noticed here, where it is no failure yet.  Slices are small, so that the
 writer's sync never queues behind a large one.
 
+Where batches are large the zeros would be half of all that the disk has to write, and the writer would wait for them.
+Then the room is only *allocated*, in one slice: it reads as zeros too, and what a sync has to write besides is little
+beside the batch.  Measured with batches of a mebibyte, that doubles the throughput; with those of a quarter of that and
+less, the syncs are slower.
+
 The oldest segment goes first, and its name is durably gone before the next one is removed: no crash leaves a gap.
 
 House rule: one segment is prepared completely before the next is created.  So only the newest file of all may be
@@ -23,6 +28,9 @@ from trio_raft._storage.files import Files, storage_errors
 
 SLICE_BYTES = 1 << 20
 """Zeros written and synced at a time."""
+
+FEW_BATCHES = 32
+"""Where a segment takes fewer batches, they are large: it is allocated instead of filled."""
 
 SEGMENTS_READY = 2
 """Prepared segments that upkeep keeps ahead of the writer."""
@@ -64,7 +72,9 @@ class Preparation:
     """None: the slice is to create the file, and puts its descriptor here."""
     offset: int = 0
     size: int = 0
-    """Bytes of zeros to write at ``offset``."""
+    """Bytes to fill at ``offset``."""
+    allocate: bool = False
+    """Only allocate them, and write no zeros."""
 
 
 @attrs.define
@@ -89,7 +99,10 @@ def run_slice(upkeep: Upkeep, files: Files, custody: Custody) -> None:
                 if upkeep.descriptor is None:
                     upkeep.descriptor = _create(upkeep.path, files, custody)
                 else:
-                    files.write(upkeep.descriptor, _ZEROS[: upkeep.size], offset=upkeep.offset)
+                    if upkeep.allocate:
+                        files.allocate(upkeep.descriptor, size=upkeep.size, offset=upkeep.offset)
+                    else:
+                        files.write(upkeep.descriptor, _ZEROS[: upkeep.size], offset=upkeep.offset)
                     files.sync(upkeep.descriptor)
         case Removal():
             # Some file systems need room even for that.
@@ -100,13 +113,14 @@ def run_slice(upkeep: Upkeep, files: Files, custody: Custody) -> None:
                 files.sync_directory(upkeep.path.parent)
 
 
-def next_slice(done: Preparation) -> Preparation | None:
-    """The slice after this one, or None: the segment is ready."""
+def next_slice(done: Preparation, *, batch_bytes: float = 0) -> Preparation | None:
+    """The slice after this one, or None: the segment is ready.  ``batch_bytes`` is what a batch comes to at present."""
     offset = done.offset + done.size
-    if offset == done.length:
+    rest = done.length - offset
+    if not rest:
         return None
-    size = min(SLICE_BYTES, done.length - offset)
-    return attrs.evolve(done, offset=offset, size=size)
+    allocate = batch_bytes * FEW_BATCHES > done.length
+    return attrs.evolve(done, offset=offset, size=rest if allocate else min(SLICE_BYTES, rest), allocate=allocate)
 
 
 def as_segment(done: Preparation) -> Segment:

@@ -60,6 +60,9 @@ from trio_raft.abc import (
     StoreIdentity,
 )
 
+SMOOTHING = 1 / 16
+"""Weight of the newest batch in what a batch is said to come to."""
+
 MARGIN_BYTES = 64 << 10
 """Votes, bootstrap maps and the header, in a batch that is otherwise full of entries."""
 
@@ -98,6 +101,8 @@ class FileLogStore(LogStore[WritePlan, ReadPlan, Upkeep]):
         self._preparing: Preparation | None = None
         self._full = False
         self._planned: WritePlan | None = None
+        self._batch_bytes = 0.0
+        """What a batch comes to: a moving average."""
         self._failed = ""
         """What failed first: the work after which nobody knows what the disk holds."""
 
@@ -214,6 +219,7 @@ class FileLogStore(LogStore[WritePlan, ReadPlan, Upkeep]):
                 case _:
                     state.entries.add(next(placements))
         state.batch_number = plan.number
+        self._batch_bytes += SMOOTHING * (plan.size - self._batch_bytes)
         if plan.first_batch:
             self._ready.popleft()
         self._current = Active(plan.segment, plan.description, plan.offset + plan.size)
@@ -298,6 +304,6 @@ class FileLogStore(LogStore[WritePlan, ReadPlan, Upkeep]):
             return
         if upkeep is not self._preparing:
             raise AssertionError("this slice was not planned")
-        self._preparing = next_slice(upkeep)
+        self._preparing = next_slice(upkeep, batch_bytes=self._batch_bytes)
         if self._preparing is None:
             self._ready.append(as_segment(upkeep))
