@@ -25,6 +25,16 @@ def make_file(path: Path, size: int) -> None:
         os.fsync(file.fileno())
 
 
+def warm_memory(size: int) -> None:
+    """Touch so much memory, in a process of its own, and give it back.
+
+    On a virtual machine memory that was free for seconds may have been returned to the host, and the first touch of
+    each page then costs several times what writing it does.  Whatever is compared begins alike after this.
+    """
+    touch = f"memory = bytearray({size}); memory[::4096] = bytes(len(memory[::4096]))"
+    subprocess.run([sys.executable, "-c", touch], check=True, process_group=0)
+
+
 def synced_rate(path: Path, size: int, *, piece_bytes: int) -> float:
     """Bytes per second of a new file of this size that is synced after each piece; the file is removed."""
     piece = os.urandom(piece_bytes)
