@@ -9,6 +9,7 @@ done nothing else touches the machine, so this one task owns all that changes it
 """
 
 import inspect
+from collections.abc import Sequence
 from typing import Any, Generic, TypeVar, cast, get_args, get_origin
 
 import trio
@@ -25,7 +26,7 @@ from trio_raft._errors import (
     error_text,
 )
 from trio_raft._events import LoopBlocked
-from trio_raft._records import Entry, EntryKind, LogIndex
+from trio_raft._records import KIND_AT, EntryKind, LogIndex, Term, data_of, place_of
 from trio_raft._server import Server
 from trio_raft._snapshot_events import StateRestored
 from trio_raft._tickets import Ticket
@@ -41,6 +42,8 @@ TURN_SECONDS = 0.005
 READ_AHEAD_BATCHES = 4
 """Read back from the log store at a time; with more, the many new objects are passed through again and again."""
 
+_COMMAND = int(EntryKind.COMMAND)
+
 
 class Applier(Generic[CommandT, ResultT]):
     """The one task that touches the state machine."""
@@ -48,10 +51,11 @@ class Applier(Generic[CommandT, ResultT]):
     def __init__(self, server: Server, machine: StateMachine[CommandT, ResultT], codec: ValueCodec[CommandT]) -> None:
         self._server = server
         self._machine = machine
-        self._decode = codec.decode
+        self._decode = None if codec.is_plain else codec.decode
         self._stopwatch = server.environment.clock.stopwatch
-        self._read_back: list[Entry] = []
-        """Entries that had left memory, some of which may not be applied yet."""
+        self._read_back: list[bytes] = []
+        """Records that had left memory, some of which may not be applied yet."""
+        self._read_back_first = LogIndex(0)
 
     async def run(self) -> None:
         """Apply for ever.
@@ -66,10 +70,10 @@ class Applier(Generic[CommandT, ResultT]):
             if snapshots.restore_due:
                 await self._restore()
                 continue
-            entries = await self._next_batch()
+            records, term = await self._next_batch()
             # A snapshot may have been installed while old entries were read: then they are not needed any more.
             if not snapshots.restore_due:
-                self._apply_batch(entries)
+                self._apply_batch(records, term)
             if server.state.last_applied < server.applicable_index:
                 # The loop gets its turn; with nothing more to do, it gets it above.
                 await trio.lowlevel.checkpoint()
@@ -90,76 +94,89 @@ class Applier(Generic[CommandT, ResultT]):
         server.note_restored(snapshot.point.index)
         server.events.publish(StateRestored(snapshot.point.index, server.environment.clock.now() - began))
 
-    async def _next_batch(self) -> list[Entry]:
-        """The entries to apply next: from memory, or, after a restart, read back from the log store."""
-        server, limits = self._server, self._server.config.limits
+    async def _next_batch(self) -> tuple[list[bytes], Term]:
+        """The records of the entries to apply next, all of one term: from memory, or read back from the log store."""
+        server, limits, log = self._server, self._server.config.limits, self._server.state.log
         first = LogIndex(server.state.last_applied + 1)
-        last = LogIndex(min(server.applicable_index, server.state.last_applied + limits.apply_batch_entries))
-        entries = server.state.log.slice(
-            first, max_entries=limits.apply_batch_entries, max_bytes=limits.max_batch_bytes, not_above=last
-        )
-        if entries is not None:
+        reach = min(server.applicable_index, first - 1 + limits.apply_batch_entries)
+        last, term = LogIndex(min(reach, log.end_of_term_at(first))), log.term_at(first)
+        records = log.records(first, last, max_bytes=limits.max_batch_bytes)
+        if records is not None:
             self._read_back = []
-            return entries
-        if not self._read_back or not self._read_back[0].index <= first <= self._read_back[-1].index:
+            return records, term
+        start = first - self._read_back_first
+        if not 0 <= start < len(self._read_back):
             # Several batches at once, since each read costs a thread's turn; what is committed never changes.
             ahead = READ_AHEAD_BATCHES * limits.apply_batch_entries
             end = LogIndex(min(server.applicable_index, server.state.last_applied + ahead))
-            self._read_back = await server.journal.read_back(first, end, max_bytes=limits.max_batch_bytes)
-        start = first - self._read_back[0].index
-        return self._read_back[start : start + last - first + 1]
+            self._read_back = await server.journal.read_records_back(first, end, max_bytes=limits.max_batch_bytes)
+            self._read_back_first, start = first, 0
+        return self._read_back[start : start + last - first + 1], term
 
     @trio.lowlevel.enable_ki_protection
-    def _apply_batch(self, entries: list[Entry]) -> None:
+    def _apply_batch(self, records: list[bytes], term: Term) -> None:
+        """Apply the entries that follow the last one that was applied, all of this term."""
         server, stopwatch, tickets = self._server, self._stopwatch, self._server.tickets
         began = before = stopwatch()
         threshold = server.config.timeouts.loop_blocked_threshold
-        applied, size = server.state.last_applied, 0
-        command, apply, decode = EntryKind.COMMAND, self._machine.apply, self._decode
-        for entry in entries:
-            index = entry.index
-            if index != applied + 1:
-                raise RaftInternalError(f"entry {index} would be applied after {applied}")
-            if entry.kind is command:
+        # One comparison for each entry: below this neither bound is reached.
+        shortest = min(threshold, TURN_SECONDS)
+        index = applied_before = server.state.last_applied
+        _check_places(records, applied_before, term)
+        indexes = cast("Sequence[LogIndex]", range(index + 1, index + 1 + len(records)))
+        apply, decode = self._machine.apply, self._decode
+        for index, record, data in zip(indexes, records, data_of(records), strict=True):
+            if record[KIND_AT] == _COMMAND:
                 ticket = tickets.get(index) if tickets else None
-                if ticket is not None and ticket.term != entry.term:
+                if ticket is not None and ticket.term != term:
                     raise RaftInternalError(
-                        f"the ticket for index {index} is of term {ticket.term}, the entry of {entry.term}"
+                        f"the ticket for index {index} is of term {ticket.term}, the entry of {term}"
                     )
                 try:
-                    result = apply(Committed(index, entry.term, decode(entry.data)))
+                    value: Any = data if decode is None else decode(data)
+                    result = apply(Committed(index, term, value))
                 except Exception as error:
-                    self._end_badly(ticket, entry, error)
+                    self._end_badly(ticket, index, term, error)
                 else:
                     if ticket is not None:
                         ticket.resolve(result)
                 if ticket is not None:
                     del tickets[index]
-                    server.pending_bytes -= len(entry.record)
-            applied = index
-            size += len(entry.record)
+                    server.pending_bytes -= len(record)
             now = stopwatch()
-            if now - before > threshold:
-                server.events.publish(LoopBlocked(f"apply of entry {index}", now - before))
+            if now - began > shortest:
+                if now - before > threshold:
+                    server.events.publish(LoopBlocked(f"apply of entry {index}", now - before))
+                if now - began > TURN_SECONDS:
+                    break
             before = now
-            if now - began > TURN_SECONDS:
-                break
-        server.snapshots.note_applied(applied - server.state.last_applied, size)
-        server.note_applied(applied)
+        count = index - applied_before
+        server.snapshots.note_applied(count, sum(map(len, records[:count])))
+        server.note_applied(index)
 
-    def _end_badly(self, ticket: Ticket[Any] | None, entry: Entry, error: Exception) -> None:
+    def _end_badly(self, ticket: Ticket[Any] | None, index: LogIndex, term: Term, error: Exception) -> None:
         """The machine raised: tell whoever waits.  Raises StateMachineError, unless that is the result."""
         if isinstance(error, Rejected):
             if ticket is not None:
                 ticket.fail(error)
             return
-        failure = StateMachineError(index=entry.index, term=entry.term, problem=error_text(error))
+        failure = StateMachineError(index=index, term=term, problem=error_text(error))
         failure.__cause__ = error
         if ticket is not None:
             # The proposer learns that too: proposed again, the command would stop the next leader.
             ticket.fail(failure)
-            del self._server.tickets[entry.index]
+            del self._server.tickets[index]
         raise failure from error
+
+
+def _check_places(records: list[bytes], applied: LogIndex, term: Term) -> None:
+    """They have to follow what was applied, in this term.  Those in between: the log or the store has seen to them."""
+    for index, record in ((applied + 1, records[0]), (applied + len(records), records[-1])):
+        found = place_of(record)
+        if found != (index, term):
+            raise RaftInternalError(
+                f"entry {found[0]} of term {found[1]} would be applied after {index - 1}, in the place of one of {term}"
+            )
 
 
 def restore_machine(machine: StateMachine[Any, Any], store: SnapshotStore, snapshot: StoredSnapshot) -> None:

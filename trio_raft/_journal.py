@@ -21,6 +21,7 @@ Reading order: the queue (``append`` …), ``run``, then the watchdog and the up
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import attrs
 import trio
@@ -41,6 +42,8 @@ from trio_raft.abc import (
     SaveVote,
     SnapshotPoint,
 )
+
+T = TypeVar("T")
 
 SMALL_ITEM_BYTES = 1024
 """What a vote or a member map counts for in the byte bound of a batch: more than either takes."""
@@ -296,12 +299,19 @@ class Journal:
 
         Raises LogCorrupt, and StorageError when reading fails: either way this node's own trouble, which ends it.
         """
+        return await self._read(self._store.execute_read, first, last, max_bytes)
+
+    async def read_records_back(self, first: LogIndex, last: LogIndex, *, max_bytes: int) -> list[bytes]:
+        """Their bare records; otherwise as ``read_back``."""
+        return await self._read(self._store.execute_read_records, first, last, max_bytes)
+
+    async def _read(self, execute: Callable[[object], T], first: LogIndex, last: LogIndex, max_bytes: int) -> T:
         plan = self._store.plan_read(first, last, max_bytes=max_bytes)
         self._reads += 1
         number = self._reads
         self._reads_began[number] = began = self._environment.clock.now()
         try:
-            return await self._environment.run_blocking(Lane.READ, self._store.execute_read, plan)
+            return await self._environment.run_blocking(Lane.READ, execute, plan)
         except OSError as error:
             raise _storage_error("reading", error) from error
         finally:

@@ -17,9 +17,13 @@ House rule: this module knows bytes and nothing else.
 
 import enum
 import struct
+import sys
 import zlib
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NewType
+from functools import lru_cache
+from itertools import chain, count, repeat
+from typing import Any, NewType
 
 import attrs
 
@@ -35,6 +39,10 @@ _LENGTH = struct.Struct("<4xI")
 _NUMBERS = struct.Struct("<IIQQQ")
 """A header whose last fields, from the kind on, are read as one number."""
 _PADDING = tuple(bytes(-length % 8) for length in range(8))
+KIND_AT = 24
+"""Where the kind stands in a record."""
+_LENGTH_AT = 4
+"""Where the lowest byte of the length stands: it says how much of a record is padding."""
 
 
 class EntryKind(enum.IntEnum):
@@ -94,7 +102,7 @@ class Entry:
     def data(self) -> bytes:
         """The payload: an encoded command, or empty for a no-op."""
         record = self.record
-        return record[RECORD_HEADER_BYTES : RECORD_HEADER_BYTES + _LENGTH.unpack_from(record)[0]]
+        return record[RECORD_HEADER_BYTES : len(record) - (-record[_LENGTH_AT] & 7)]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Entry) and self.record == other.record
@@ -113,10 +121,23 @@ def make_entry(*, index: LogIndex, term: Term, kind: EntryKind, data: bytes) -> 
     return Entry(index, term, kind, _CHECKSUM.pack(zlib.crc32(body)) + body)
 
 
-def entry_of(record: bytes) -> Entry:
-    """The entry whose record this is, which nobody needs to check: it was made or checked here before."""
-    _, _, index, term, number = _NUMBERS.unpack_from(record)
-    return Entry(index, term, _KINDS_BY_NUMBER[number], record)
+def entries_of(records: Sequence[bytes]) -> list[Entry]:
+    """The entries whose records these are, which nobody needs to check: they were made or checked here before."""
+    if not records:
+        return []
+    _, _, indexes, terms, numbers = zip(*map(_NUMBERS.unpack_from, records), strict=True)
+    return list(map(Entry, indexes, terms, map(_KINDS_BY_NUMBER.__getitem__, numbers), records))
+
+
+def data_of(records: Sequence[bytes]) -> list[bytes]:
+    """What ``Entry.data`` is of the entry of each record."""
+    return [record[RECORD_HEADER_BYTES : len(record) - (-record[_LENGTH_AT] & 7)] for record in records]
+
+
+def place_of(record: bytes) -> tuple[LogIndex, Term]:
+    """The entry's index and term."""
+    _, _, index, term, _ = _NUMBERS.unpack_from(record)
+    return index, term
 
 
 def record_size(data_length: int) -> int:
@@ -134,7 +155,11 @@ def decode_entries(buffer: bytes) -> list[Entry]:
 
     Raises BadRecord for a checksum mismatch, a record cut short, an unknown kind or flag, or non-zero reserved bytes.
     """
-    return decode_entries_at(buffer, _record_offsets(buffer))
+    records = decode_alike(buffer)
+    if records is None:
+        return decode_entries_at(buffer, _record_offsets(buffer))
+    _, _, first, term, number = _NUMBERS.unpack_from(buffer)
+    return list(map(Entry, count(first), repeat(term), repeat(_KINDS_BY_NUMBER[number]), records))
 
 
 def follow(entries: Sequence[Entry], index: int, term: int) -> bool:
@@ -171,6 +196,72 @@ def decode_entries_at(buffer: bytes, offsets: Iterable[int]) -> list[Entry]:
             raise BadRecord(what, offset=offset)
         append(Entry(index, term, kind, buffer[offset:after]))
     return entries
+
+
+def decode_alike(buffer: bytes) -> list[bytes] | None:
+    """The records in a buffer of nothing but records alike, each checked; None if it is anything else.
+
+    Alike are records of one size, one term and one kind, whose indexes follow each other: what an application often
+    writes, and then they come by the thousand.  Each step here is one for all of them, which takes less than half the
+    time.  What is amiss where they are not, ``decode_entries_at`` says.
+    """
+    if len(buffer) < RECORD_HEADER_BYTES:
+        return None
+    _, length, first, _, number = _NUMBERS.unpack_from(buffer)
+    size = record_size(length)
+    several, rest = divmod(len(buffer), size)
+    if rest or several < _FEW_ALIKE or size > _LARGE_ALIKE or number not in _KINDS_BY_NUMBER:
+        return None
+    if not _have_like_headers(buffer, size, length, range(first, first + several)):
+        return None
+    checksums, covered, records = _splitters(size)
+    if list(map(zlib.crc32, covered.split(buffer))) != list(checksums.split(buffer)):
+        return None
+    return list(records.split(buffer))
+
+
+_FEW_ALIKE = 8
+"""With fewer it is not worth it."""
+
+_LARGE_ALIKE = 4096
+"""Nor is it with larger ones: their bytes are copied once more."""
+
+_LIKE_BYTES = (*range(5, 8), *range(16, 32))
+"""What has to be equal in the headers of records that are alike, but for the lowest byte of the length."""
+
+
+def _have_like_headers(buffer: bytes, size: int, length: int, indexes: range) -> bool:
+    """Byte by byte of the headers, each of all of them at once."""
+    if any([buffer[byte::size].count(buffer[byte]) < len(indexes) for byte in _LIKE_BYTES]):
+        return False
+    lengths, longest = buffer[_LENGTH_AT::size], (length & 0xFF) + (-length & 7)
+    if min(lengths) < longest - 7 or max(lengths) > longest:
+        return False
+    due = array("Q", indexes)
+    if sys.byteorder == "big":
+        due.byteswap()
+    return all([buffer[8 + byte :: size] == due.tobytes()[byte::8] for byte in range(8)])
+
+
+class _Splitter:
+    """Takes the same part out of each of many records of one size, many at a time."""
+
+    def __init__(self, part: str) -> None:
+        self._several = struct.Struct("<" + 32 * part)
+        self._one = struct.Struct("<" + part)
+
+    def split(self, buffer: bytes) -> Iterator[Any]:
+        view, size = memoryview(buffer), self._several.size
+        whole = len(buffer) // size * size
+        return chain.from_iterable(
+            chain(self._several.iter_unpack(view[:whole]), self._one.iter_unpack(view[whole:]))
+        )
+
+
+@lru_cache(maxsize=64)
+def _splitters(size: int) -> tuple[_Splitter, _Splitter, _Splitter]:
+    """For the checksums of records of this size, what these cover, and the whole records."""
+    return _Splitter(f"I{size - 4}x"), _Splitter(f"4x{size - 4}s"), _Splitter(f"{size}s")
 
 
 def _record_offsets(buffer: bytes) -> Iterator[int]:

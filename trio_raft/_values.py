@@ -47,6 +47,8 @@ class ValueCodec(Generic[T]):
     """
 
     def __init__(self, kind: Any) -> None:
+        self.is_plain = kind is bytes
+        """Are the bytes of a value that value?"""
         # A lone attrs class is a union of one: it gets its tag.
         members = (kind,) if attrs.has(kind) else None
         self._encode = _union_encoder(members, ()) if members else _encoder(kind, ())

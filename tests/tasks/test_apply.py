@@ -32,7 +32,7 @@ from trio_raft._errors import (
     StorageError,
 )
 from trio_raft._events import LoopBlocked
-from trio_raft._records import Entry, LogIndex, Term
+from trio_raft._records import LogIndex, Term
 from trio_raft._server import Server
 from trio_raft._snapshot_events import StateRestored
 from trio_raft._tickets import Ticket
@@ -173,8 +173,8 @@ async def test_run_never_skips(autojump_clock: MockClock) -> None:
     """An entry that does not follow the last applied one is a bug, and it raises (X4)."""
     server = await make_server()
     applier = Scene(server).applier
-    with pytest.raises(RaftInternalError, match="entry 2 would be applied after 0"):
-        applier._apply_batch([command(2, 1)])
+    with pytest.raises(RaftInternalError, match="entry 2 of term 1 would be applied after 0"):
+        applier._apply_batch([command(2, 1).record], Term(1))
 
 
 def count_turns(scene: Scene) -> list[int]:
@@ -182,9 +182,9 @@ def count_turns(scene: Scene) -> list[int]:
     turns: list[int] = []
     step = scene.applier._apply_batch
 
-    def counting(entries: list[Entry]) -> None:
+    def counting(records: list[bytes], term: Term) -> None:
         before = len(scene.machine.applied)
-        step(entries)
+        step(records, term)
         turns.append(len(scene.machine.applied) - before)
 
     scene.applier._apply_batch = counting  # type: ignore[method-assign]

@@ -246,9 +246,10 @@ def test_ctrl_c_in_an_apply() -> None:
         server = await make_server(terms=[1, 1, 1], term=1)
         machine = PressingMachine()
         applier = Applier(server, machine, ValueCodec[bytes](bytes))
-        entries = server.state.log.slice(server.state.log.first_index, max_entries=10, max_bytes=1000)
-        assert entries
-        applier._apply_batch(entries)
+        log = server.state.log
+        records = log.records(log.first_index, log.last_index, max_bytes=1000)
+        assert records
+        applier._apply_batch(records, Term(1))
         assert (machine.applied, server.state.last_applied) == (3, 3)
         steps.append("step done")
         await settle()

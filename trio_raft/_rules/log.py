@@ -26,6 +26,7 @@ answer.
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 
 from trio_raft._records import Entry, LogIndex, Term
 from trio_raft._rules.tail import NEWEST_UNPACKED, Tail
@@ -185,6 +186,26 @@ class Log:
             if size > max_bytes:
                 return entries[: max(count, 1)]
         return entries
+
+    def end_of_term_at(self, index: LogIndex) -> LogIndex:
+        """The last index of the run of equal terms that holds ``index``.  Raises NotInLog outside."""
+        if not self.base_index <= index <= self.last_index:
+            raise self._not_in_log(index)
+        run = bisect_right(self._run_firsts, index)
+        return LogIndex(self._run_firsts[run] - 1) if run < len(self._run_firsts) else self.last_index
+
+    def records(self, first: LogIndex, last: LogIndex, *, max_bytes: int) -> list[bytes] | None:
+        """The bare records of ``first`` … ``last``, as many as ``max_bytes`` allows, and at least one.
+
+        None if ``first`` left memory.  Raises NotInLog outside.
+        """
+        if not self.base_index < first <= last <= self.last_index:
+            raise self._not_in_log(first if first <= self.base_index else last)
+        records = self._tail.records(first, last + 1)
+        if records is None or sum(map(len, records)) <= max_bytes:
+            return records
+        sizes = list(accumulate(map(len, records)))
+        return records[: max(bisect_right(sizes, max_bytes), 1)]
 
     # ------------------------------------------------------------------------------------------ changes
 

@@ -18,7 +18,7 @@ House rule: the tail knows places, not terms; what may leave it, and why, the lo
 from collections.abc import Sequence
 from typing import cast
 
-from trio_raft._records import Entry, LogIndex, entry_of
+from trio_raft._records import Entry, LogIndex, entries_of
 
 AT_ONCE = 10_000
 """Entries that may be freed in one step."""
@@ -64,7 +64,16 @@ class Tail:
         if start >= packed_stop:
             return cast("list[Entry]", self._slots[start:stop])
         packed = cast("list[bytes]", self._slots[start:packed_stop])
-        return [entry_of(record) for record in packed] + cast("list[Entry]", self._slots[packed_stop:stop])
+        return entries_of(packed) + cast("list[Entry]", self._slots[packed_stop:stop])
+
+    def records(self, first: LogIndex, end: int) -> list[bytes] | None:
+        """The same, but their bare records."""
+        start, stop = first - self.first_slot, end - self.first_slot
+        if start < self._empty:
+            return None
+        packed_stop = min(max(self._packed, start), stop)
+        entries = cast("list[Entry]", self._slots[packed_stop:stop])
+        return cast("list[bytes]", self._slots[start:packed_stop]) + [entry.record for entry in entries]
 
     # ------------------------------------------------------------------------------------------ at the end
 
@@ -101,9 +110,14 @@ class Tail:
         while slot < end and self.size > memory_bytes:
             if slot >= self._packed:
                 self._pack_before(min(slot + PACKED_AT_ONCE, end))
-            self.size -= len(cast("bytes", slots[slot]))
-            slots[slot] = _EMPTY
-            slot += 1
+            several = slice(slot, min(slot + PACKED_AT_ONCE, end, self._packed))
+            size = sum(map(len, cast("list[bytes]", slots[several])))
+            if self.size - size < memory_bytes:
+                # Not all of these.
+                several, size = slice(slot, slot + 1), len(cast("bytes", slots[slot]))
+            slots[several] = [_EMPTY] * (several.stop - slot)
+            self.size -= size
+            slot = several.stop
         if slot * 2 > len(slots):
             del slots[:slot]
             self.first_slot = LogIndex(self.first_slot + slot)

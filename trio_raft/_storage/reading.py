@@ -8,10 +8,8 @@ planned, and whoever asked looks at its term again.
 House rule: nothing leaves here unchecked: checksum, index and term.
 """
 
-import struct
-import zlib
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,10 +20,12 @@ from trio_raft._records import (
     RECORD_HEADER_BYTES,
     BadRecord,
     Entry,
-    EntryKind,
     LogIndex,
     Term,
+    decode_alike,
     decode_entries_at,
+    entries_of,
+    place_of,
     record_size,
 )
 from trio_raft._storage.entry_map import EntryMap, location_of, split_location
@@ -38,10 +38,8 @@ CHUNK_BYTES = 64 << 10
 LEAST_BYTES = 4 << 10
 """Read for a record whose length is not known yet."""
 
-_RECORD = struct.Struct("<IIQQQ")
-_CHECKSUM_BYTES = 4
-_PLAIN_COMMAND = int(EntryKind.COMMAND)
-"""All that follows the term in the header of a command without flags, read as one number."""
+_ONE_BY_ONE = 64
+"""So many are looked at one by one before the next are taken for alike again."""
 
 
 @attrs.frozen(eq=False)
@@ -74,23 +72,28 @@ def plan_entries(entries: EntryMap, first: LogIndex, last: LogIndex, *, max_byte
 
 def read_entries(plan: ReadPlan, files: Files, directory: Path) -> list[Entry]:
     """At least the first entry of the plan.  Raises LogCorrupt, StorageError."""
-    entries: list[Entry] = []
+    return entries_of(read_records(plan, files, directory))
+
+
+def read_records(plan: ReadPlan, files: Files, directory: Path) -> list[bytes]:
+    """Those of at least the first entry of the plan.  Raises LogCorrupt, StorageError."""
+    records: list[bytes] = []
     room = plan.max_bytes
     reader = _Reader(plan, files, directory)
     try:
-        while len(entries) < len(plan.locations):
-            found = reader.entries(len(entries))
+        while len(records) < len(plan.locations):
+            found = reader.records(len(records))
             # The first entry of the plan counts for nothing.
-            room += 0 if entries else len(found[0].record)
-            room -= sum([len(entry.record) for entry in found])
+            room += 0 if records else len(found[0])
+            room -= sum(map(len, found))
             if room < 0:
                 while room < 0:
-                    room += len(found.pop().record)
-                return entries + found
-            entries += found
+                    room += len(found.pop())
+                return records + found
+            records += found
     finally:
         reader.close()
-    return entries
+    return records
 
 
 class _Reader:
@@ -104,9 +107,9 @@ class _Reader:
         self._path = directory
         self._descriptor: int | None = None
         self._runs = list(reversed(plan.term_runs))
-        _, self._term = self._runs.pop()
+        """The one in force last."""
 
-    def entries(self, place: int) -> list[Entry]:
+    def records(self, place: int) -> list[bytes]:
         """Those of one chunk, from this place of the plan on: at least one.  Raises LogCorrupt, StorageError."""
         locations, start = self._plan.locations, self._plan.locations[place]
         number, offset = split_location(start)
@@ -115,17 +118,21 @@ class _Reader:
         # A plan's entries that stand in one segment stand in order there.
         end = location_of(number + 1, 0)
         behind = bisect_left(locations, min(start + min(CHUNK_BYTES, self._plan.max_bytes), end), place + 1)
-        offsets = [location - start for location in locations[place:behind]]
+        last = locations[behind - 1] - start
         # The last record ends before the next one begins.
-        known = locations[behind] if behind < len(locations) and locations[behind] < end else start + offsets[-1]
-        index = LogIndex(self._plan.first + place)
+        known = locations[behind] if behind < len(locations) and locations[behind] < end else start + last
+        records: list[bytes] = []
         try:
-            chunk = self._chunk(offset, offsets[-1], max(known - start, offsets[-1] + LEAST_BYTES))
-            entries = self._decode(chunk, offsets, index)
+            chunk = self._chunk(offset, last, max(known - start, last + LEAST_BYTES))
+            while place < behind:
+                found = self._decode(chunk, start, place, behind)
+                records += found
+                place += len(found)
         except BadRecord as error:
-            index = LogIndex(index + offsets.index(error.offset))
+            where = start + error.offset
+            index = LogIndex(self._plan.first + bisect_left(locations, where))
             raise LogCorrupt(self._path, offset=offset + error.offset, index=index, problem=error.reason) from error
-        return entries
+        return records
 
     def close(self) -> None:
         if self._descriptor is not None:
@@ -155,35 +162,50 @@ class _Reader:
         with storage_errors(self._path, "reading"):
             return self._files.read(self._descriptor, size=size, offset=offset)
 
-    def _decode(self, chunk: bytes, offsets: Sequence[int], index: LogIndex) -> list[Entry]:
-        """The entries at these places, which have to be those of these indexes, in their terms.  Raises BadRecord.
+    def _decode(self, chunk: bytes, start: int, place: int, behind: int) -> list[bytes]:
+        """The next of these records, at least one; the chunk begins at ``start``.  Raises BadRecord.
 
-        Nearly all are commands of one term, and those take the short way: to apply a long log again means to read all
-        of it.  Whatever that finds amiss is looked at by ``_decode_one``.
+        Nearly all stand one behind the other and are alike, and those are taken together: to apply a long log again
+        means to read all of it.  Whatever is amiss with them is found when they are looked at one by one.
         """
-        entries: list[Entry] = []
-        append, unpack, checksum, kind = entries.append, _RECORD.unpack_from, zlib.crc32, EntryKind.COMMAND
-        due_term, next_run = self._term, self._runs[-1][0] if self._runs else 0
-        for offset in offsets:
-            if index == next_run:
-                _, self._term = self._runs.pop()
-                due_term, next_run = self._term, self._runs[-1][0] if self._runs else 0
-            crc, length, found, term, number = unpack(chunk, offset)
-            record = chunk[offset : offset + RECORD_HEADER_BYTES + length + (-length & 7)]
-            if (
-                found != index
-                or term != due_term
-                or number != _PLAIN_COMMAND
-                or checksum(record[_CHECKSUM_BYTES:]) != crc
-            ):
-                append(self._decode_one(chunk, offset, index))
-            else:
-                append(Entry(index, term, kind, record))
-            index = LogIndex(index + 1)
-        return entries
+        locations, index = self._plan.locations, LogIndex(self._plan.first + place)
+        term, next_run = self._term_at(index)
+        run_end = _end_of_run(locations, place, min(behind, place + next_run - index))
+        if run_end - place > 1:
+            at, stride = locations[place] - start, locations[place + 1] - locations[place]
+            records = decode_alike(chunk[at : at + (run_end - place) * stride])
+            if records and len(records) == run_end - place and place_of(records[0]) == (index, term):
+                return records
+        run_end = min(run_end, place + _ONE_BY_ONE)
+        return [
+            self._decode_one(chunk, locations[each] - start, LogIndex(self._plan.first + each), term)
+            for each in range(place, run_end)
+        ]
 
-    def _decode_one(self, chunk: bytes, offset: int, index: LogIndex) -> Entry:
+    def _decode_one(self, chunk: bytes, offset: int, index: LogIndex, term: Term) -> bytes:
         [entry] = decode_entries_at(chunk, [offset])
-        if entry.index != index or entry.term != self._term:
-            raise BadRecord(f"{entry} stands in the place of one of term {self._term}", offset=offset)
-        return entry
+        if entry.index != index or entry.term != term:
+            raise BadRecord(f"{entry} stands in the place of one of term {term}", offset=offset)
+        return entry.record
+
+    def _term_at(self, index: LogIndex) -> tuple[Term, LogIndex]:
+        """The term that the entry has to have, and the index from which on it is another one."""
+        runs = self._runs
+        while len(runs) > 1 and runs[-2][0] <= index:
+            runs.pop()
+        return runs[-1][1], runs[-2][0] if len(runs) > 1 else LogIndex(self._plan.first + len(self._plan.locations))
+
+
+def _end_of_run(locations: "array[int]", place: int, behind: int) -> int:
+    """Behind the last one that stands where it would if all from this place on were of one size.
+
+    Found by bisection, since behind the end of a batch everything stands farther on.  Where sizes differ that may be
+    wrong, and whoever takes the records for alike finds out.
+    """
+    if place + 1 >= behind:
+        return behind
+    stride = locations[place + 1] - locations[place]
+    due = locations[place] - place * stride
+    if locations[behind - 1] - (behind - 1) * stride == due:
+        return behind
+    return bisect_right(range(behind), due, lo=place + 1, key=lambda at: locations[at] - at * stride)

@@ -31,7 +31,7 @@ from trio_raft._storage.files import Files, OsFiles, storage_errors
 from trio_raft._storage.format import blank_description, encode_description, make_nonce, sectors_up
 from trio_raft._storage.found import Found, recent_entries, settle
 from trio_raft._storage.old_segments import OldSegments
-from trio_raft._storage.reading import ReadPlan, plan_entries, read_entries
+from trio_raft._storage.reading import ReadPlan, plan_entries, read_entries, read_records
 from trio_raft._storage.reconcile import Reconciled
 from trio_raft._storage.recovery import after_last_gap, scan
 from trio_raft._storage.repair import begin, lock_directory, repair
@@ -271,6 +271,10 @@ class FileLogStore(LogStore[WritePlan, ReadPlan, Upkeep]):
     def execute_read(self, plan: ReadPlan) -> list[Entry]:
         with self._custody:
             return read_entries(plan, self._files, self._directory)
+
+    def execute_read_records(self, plan: ReadPlan) -> list[bytes]:
+        with self._custody:
+            return read_records(plan, self._files, self._directory)
 
     # ------------------------------------------------------------------------- upkeep
 
