@@ -212,6 +212,8 @@ def decode_alike(buffer: bytes) -> list[bytes] | None:
     several, rest = divmod(len(buffer), size)
     if rest or several < _FEW_ALIKE or size > _LARGE_ALIKE or number not in _KINDS_BY_NUMBER:
         return None
+    if first > _LARGEST_INDEX - several:
+        return None
     if not _have_like_headers(buffer, size, length, range(first, first + several)):
         return None
     checksums, covered, records = _splitters(size)
@@ -220,11 +222,13 @@ def decode_alike(buffer: bytes) -> list[bytes] | None:
     return list(records.split(buffer))
 
 
-_FEW_ALIKE = 8
+_FEW_ALIKE = 32
 """With fewer it is not worth it."""
 
 _LARGE_ALIKE = 4096
 """Nor is it with larger ones: their bytes are copied once more."""
+
+_LARGEST_INDEX = (1 << 64) - 1
 
 _LIKE_BYTES = (*range(5, 8), *range(16, 32))
 """What has to be equal in the headers of records that are alike, but for the lowest byte of the length."""
@@ -232,15 +236,16 @@ _LIKE_BYTES = (*range(5, 8), *range(16, 32))
 
 def _have_like_headers(buffer: bytes, size: int, length: int, indexes: range) -> bool:
     """Byte by byte of the headers, each of all of them at once."""
-    if any([buffer[byte::size].count(buffer[byte]) < len(indexes) for byte in _LIKE_BYTES]):
+    if any(buffer[byte::size].count(buffer[byte]) < len(indexes) for byte in _LIKE_BYTES):
         return False
     lengths, longest = buffer[_LENGTH_AT::size], (length & 0xFF) + (-length & 7)
     if min(lengths) < longest - 7 or max(lengths) > longest:
         return False
-    due = array("Q", indexes)
+    numbers = array("Q", indexes)
     if sys.byteorder == "big":
-        due.byteswap()
-    return all([buffer[8 + byte :: size] == due.tobytes()[byte::8] for byte in range(8)])
+        numbers.byteswap()
+    due = numbers.tobytes()
+    return all(buffer[8 + byte :: size] == due[byte::8] for byte in range(8))
 
 
 class _Splitter:
@@ -253,9 +258,7 @@ class _Splitter:
     def split(self, buffer: bytes) -> Iterator[Any]:
         view, size = memoryview(buffer), self._several.size
         whole = len(buffer) // size * size
-        return chain.from_iterable(
-            chain(self._several.iter_unpack(view[:whole]), self._one.iter_unpack(view[whole:]))
-        )
+        return chain.from_iterable(chain(self._several.iter_unpack(view[:whole]), self._one.iter_unpack(view[whole:])))
 
 
 @lru_cache(maxsize=64)

@@ -223,6 +223,51 @@ def test_release_everything() -> None:
     assert (log.memory_first, log.memory_bytes_used, terms_of(log)) == (3, 0, [1, 2])
 
 
+@pytest.mark.parametrize("room", [0, 1, 31, 32, 33, 63, 64, 65, 150, 199, 200, 201])
+def test_release_of_many_takes_no_more_than_needed(room: int) -> None:
+    """However many leave at once, the rest is within the bound, and with one more it would not be."""
+    log = Log(memory_bytes=room * ONE, newest_unpacked=10)
+    log.extend(entries(1, [1] * 200))
+    log.release(index(190))
+    kept = max(min(room, 200), 10)
+    assert (log.memory_first, log.memory_bytes_used) == (201 - kept, kept * ONE)
+    assert [each.index for each in log.slice(index(201 - kept), max_entries=999, max_bytes=PLENTY) or []] == [
+        *range(201 - kept, 201)
+    ]
+
+
+def test_records_are_those_of_the_entries() -> None:
+    """Bare records come from the packed part, from the newest, and from both; as many as the bytes allow."""
+    log = Log(memory_bytes=PLENTY, newest_unpacked=3)
+    log.extend(held := entries(1, [1, 1, 1, 2, 2, 2, 4]))
+    log.release(index(0))
+    bare = [each.record for each in held]
+    for first in range(1, 8):
+        for last in range(first, 8):
+            assert log.records(index(first), index(last), max_bytes=PLENTY) == bare[first - 1 : last]
+    for room, count in ((0, 1), (ONE, 1), (3 * ONE - 1, 2), (3 * ONE, 3), (99 * ONE, 6)):
+        assert log.records(index(2), index(7), max_bytes=room) == bare[1 : 1 + count]
+
+
+def test_records_outside_memory_and_outside_the_log() -> None:
+    """What left memory is None, and what is not in the log raises (R9)."""
+    log = log_of(1, 1, 1, memory_bytes=ONE)
+    log.release(index(3))
+    assert log.records(index(2), index(3), max_bytes=PLENTY) is None
+    assert log.records(index(3), index(3), max_bytes=PLENTY) == [entry(3, 1).record]
+    for first, last in ((0, 1), (3, 4), (4, 4)):
+        with pytest.raises(NotInLog):
+            log.records(index(first), index(last), max_bytes=PLENTY)
+
+
+def test_end_of_term_at_each_index() -> None:
+    """The last index that has the same term; outside the log there is none (R9)."""
+    log = log_of(1, 1, 4, 6, 6)
+    assert [log.end_of_term_at(index(at)) for at in range(6)] == [0, 2, 2, 3, 5, 5]
+    with pytest.raises(NotInLog):
+        log.end_of_term_at(index(6))
+
+
 @pytest.mark.parametrize(
     ("up_to", "base", "left", "used"),
     [

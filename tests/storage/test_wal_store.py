@@ -467,6 +467,57 @@ def test_read_checks_what_it_finds() -> None:
         read(store, 2, 2)
 
 
+def test_read_of_many_alike_in_several_batches() -> None:
+    """Long runs of equal size, with other sizes, terms and kinds between them, are read back as they were written."""
+    store = open_store(SimDisk(), segment_bytes=1 << 15)
+    batches = [
+        commands(1, 100, term=1),
+        commands(101, 140, term=1, data=bytes(9)),
+        append(entry(141, 2, b"", EntryKind.NO_OP)),
+        append(*commands(142, 200, term=2).entries, *commands(201, 280, term=3).entries),
+        commands(281, 281, term=3, data=bytes(500)),
+        commands(282, 400, term=3),
+    ]
+    for batch in batches:
+        save(store, batch)
+    expected = [each for batch in batches for each in batch.entries]
+    for first, last in ((1, 400), (50, 142), (141, 141), (201, 201), (250, 333)):
+        assert read(store, first, last) == expected[first - 1 : last]
+        plan = store.plan_read(LogIndex(first), LogIndex(last), max_bytes=1 << 20)
+        assert store.execute_read_records(plan) == [each.record for each in expected[first - 1 : last]]
+
+
+@pytest.mark.parametrize("at", [0, 1, 57, 99])
+def test_read_checks_each_of_many_alike(at: int) -> None:
+    """Among a hundred records alike the one that was damaged, or is another, is named (R9)."""
+    disk = SimDisk()
+    store = open_store(disk, segment_bytes=1 << 15)
+    save(store, commands(1, 100, term=1))
+    intact, size = disk.contents(FIRST), len(entry(1, 1).record)
+    place = 512 + 32 + at * size
+    for other, problem in (
+        (entry(at + 1, 1, b"Command").record[:-1] + b"\1", "checksum"),
+        (entry(at + 1, 2).record, "stands in the place"),
+        (entry(at + 2, 1).record, "stands in the place"),
+    ):
+        disk.overwrite(FIRST, intact[:place] + other + intact[place + size :])
+        with pytest.raises(LogCorrupt, match=problem) as caught:
+            read(store, 1, 100)
+        assert (caught.value.path, caught.value.offset, caught.value.index) == (FIRST, place, at + 1)
+
+
+def test_read_finds_a_whole_run_of_another_term() -> None:
+    """Sound records, all alike, in another term than the log says, are not taken for those that were asked for."""
+    disk = SimDisk()
+    store = open_store(disk, segment_bytes=1 << 15)
+    save(store, commands(1, 100, term=1))
+    intact = disk.contents(FIRST)
+    others = b"".join(each.record for each in commands(1, 100, term=2).entries)
+    disk.overwrite(FIRST, intact[: 512 + 32] + others + intact[512 + 32 + len(others) :])
+    with pytest.raises(LogCorrupt, match="stands in the place"):
+        read(store, 1, 100)
+
+
 def test_read_failure_is_a_storage_error() -> None:
     """A disk that cannot be read is a failure of this node, and no descriptor is left open."""
     disk = SimDisk()

@@ -32,7 +32,7 @@ from trio_raft._errors import (
     StorageError,
 )
 from trio_raft._events import LoopBlocked
-from trio_raft._records import LogIndex, Term
+from trio_raft._records import Entry, LogIndex, Term
 from trio_raft._server import Server
 from trio_raft._snapshot_events import StateRestored
 from trio_raft._tickets import Ticket
@@ -175,6 +175,27 @@ async def test_run_never_skips(autojump_clock: MockClock) -> None:
     applier = Scene(server).applier
     with pytest.raises(RaftInternalError, match="entry 2 of term 1 would be applied after 0"):
         applier._apply_batch([command(2, 1).record], Term(1))
+
+
+@pytest.mark.parametrize("bad", [command(1, 2), command(2, 1)])
+async def test_run_refuses_what_stands_elsewhere(bad: Entry, autojump_clock: MockClock) -> None:
+    """A store that reads back another entry than the log has there ends the node: nothing of it is applied (X4)."""
+    server = await make_server(terms=[1, 1], term=1)
+    scene = Scene(server)
+    with pytest.raises(RaftInternalError, match="would be applied after"):
+        scene.applier._apply_batch([bad.record, command(2, 1).record], Term(1))
+    assert scene.machine.applied == []
+
+
+async def test_run_applies_entries_of_several_terms(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    """Each command is applied with the term of its own entry, though a batch is of one term."""
+    server = await make_server(terms=[1, 1, 2, 4, 4], term=4, config=make_config(members=(N1,)))
+    scene = Scene(server)
+    nursery.start_soon(server.journal.run)
+    lead_term(server, 5)
+    nursery.start_soon(scene.applier.run)
+    await scene.applied(6)
+    assert [(index, term) for index, term, _ in scene.machine.applied] == [(1, 1), (2, 1), (3, 2), (4, 4), (5, 4)]
 
 
 def count_turns(scene: Scene) -> list[int]:

@@ -15,7 +15,9 @@ that: then it is *discarded* as it is, in one step, and whoever caused it lets i
 House rule: the tail knows places, not terms; what may leave it, and why, the log says (``log.py``).
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import cast
 
 from trio_raft._records import Entry, LogIndex, entries_of
@@ -110,14 +112,13 @@ class Tail:
         while slot < end and self.size > memory_bytes:
             if slot >= self._packed:
                 self._pack_before(min(slot + PACKED_AT_ONCE, end))
-            several = slice(slot, min(slot + PACKED_AT_ONCE, end, self._packed))
-            size = sum(map(len, cast("list[bytes]", slots[several])))
-            if self.size - size < memory_bytes:
-                # Not all of these.
-                several, size = slice(slot, slot + 1), len(cast("bytes", slots[slot]))
-            slots[several] = [_EMPTY] * (several.stop - slot)
-            self.size -= size
-            slot = several.stop
+            several = cast("list[bytes]", slots[slot : min(slot + PACKED_AT_ONCE, end, self._packed)])
+            sizes = list(accumulate(map(len, several)))
+            # Up to the one with which the rest is within the bound, or all of these.
+            gone = min(bisect_left(sizes, self.size - memory_bytes) + 1, len(sizes))
+            slots[slot : slot + gone] = [_EMPTY] * gone
+            self.size -= sizes[gone - 1]
+            slot += gone
         if slot * 2 > len(slots):
             del slots[:slot]
             self.first_slot = LogIndex(self.first_slot + slot)
