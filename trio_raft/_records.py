@@ -20,7 +20,7 @@ import struct
 import sys
 import zlib
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import chain, count, repeat
 from typing import Any, NewType
@@ -35,7 +35,6 @@ RECORD_HEADER_BYTES = 32
 
 _AFTER_CHECKSUM = struct.Struct("<IQQBBHI")
 _CHECKSUM = struct.Struct("<I")
-_LENGTH = struct.Struct("<4xI")
 _NUMBERS = struct.Struct("<IIQQQ")
 """A header whose last fields, from the kind on, are read as one number."""
 _PADDING = tuple(bytes(-length % 8) for length in range(8))
@@ -157,7 +156,7 @@ def decode_entries(buffer: bytes) -> list[Entry]:
     """
     records = decode_alike(buffer)
     if records is None:
-        return decode_entries_at(buffer, _record_offsets(buffer))
+        return decode_entries_between(buffer, 0, len(buffer))
     _, _, first, term, number = _NUMBERS.unpack_from(buffer)
     return list(map(Entry, count(first), repeat(term), repeat(_KINDS_BY_NUMBER[number]), records))
 
@@ -175,13 +174,16 @@ def follow(entries: Sequence[Entry], index: int, term: int) -> bool:
     return [entry.index for entry in entries] == list(range(index + 1, index + 1 + len(entries)))
 
 
-def decode_entries_at(buffer: bytes, offsets: Iterable[int]) -> list[Entry]:
-    """The entries whose records begin at these places of a buffer, each checked.  Raises as ``decode_entries`` does."""
+def decode_entries_between(buffer: bytes, offset: int, stop: int) -> list[Entry]:
+    """The entries whose records begin at ``offset``, one behind the other, and before ``stop``, each checked.
+
+    Raises as ``decode_entries`` does.
+    """
     entries: list[Entry] = []
     append = entries.append
     unpack, checksum, kind_of = _NUMBERS.unpack_from, zlib.crc32, _KINDS_BY_NUMBER.get
     view, end = memoryview(buffer), len(buffer)
-    for offset in offsets:
+    while offset < stop:
         if end - offset < RECORD_HEADER_BYTES:
             raise BadRecord("the record's header is cut short", offset=offset)
         crc, length, index, term, number = unpack(buffer, offset)
@@ -195,6 +197,7 @@ def decode_entries_at(buffer: bytes, offsets: Iterable[int]) -> list[Entry]:
             what = f"kind {number & 0xFF} with flags {number >> 8:#x} is not known to this version"
             raise BadRecord(what, offset=offset)
         append(Entry(index, term, kind, buffer[offset:after]))
+        offset = after
     return entries
 
 
@@ -203,9 +206,9 @@ def decode_alike(buffer: bytes) -> list[bytes] | None:
 
     Alike are records of one size, one term and one kind, whose indexes follow each other: what an application often
     writes, and then they come by the thousand.  Each step here is one for all of them, which takes less than half the
-    time.  What is amiss where they are not, ``decode_entries_at`` says.
+    time.  What is amiss where they are not, ``decode_entries_between`` says.
     """
-    if len(buffer) < RECORD_HEADER_BYTES:
+    if len(buffer) < _FEW_ALIKE * RECORD_HEADER_BYTES:
         return None
     _, length, first, _, number = _NUMBERS.unpack_from(buffer)
     size = record_size(length)
@@ -265,13 +268,3 @@ class _Splitter:
 def _splitters(size: int) -> tuple[_Splitter, _Splitter, _Splitter]:
     """For the checksums of records of this size, what these cover, and the whole records."""
     return _Splitter(f"I{size - 4}x"), _Splitter(f"4x{size - 4}s"), _Splitter(f"{size}s")
-
-
-def _record_offsets(buffer: bytes) -> Iterator[int]:
-    """Where each record begins, as far as the lengths are to be believed."""
-    offset, end = 0, len(buffer)
-    unpack = _LENGTH.unpack_from
-    while offset < end:
-        yield offset
-        (length,) = unpack(buffer, offset)
-        offset += RECORD_HEADER_BYTES + length + (-length & 7)

@@ -8,6 +8,8 @@ planned, and whoever asked looks at its term again.
 House rule: nothing leaves here unchecked: checksum, index and term.
 """
 
+import struct
+import zlib
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
@@ -20,10 +22,11 @@ from trio_raft._records import (
     RECORD_HEADER_BYTES,
     BadRecord,
     Entry,
+    EntryKind,
     LogIndex,
     Term,
     decode_alike,
-    decode_entries_at,
+    decode_entries_between,
     entries_of,
     place_of,
     record_size,
@@ -37,6 +40,11 @@ CHUNK_BYTES = 64 << 10
 
 LEAST_BYTES = 4 << 10
 """Read for a record whose length is not known yet."""
+
+_RECORD = struct.Struct("<IIQQQ")
+_CHECKSUM_BYTES = 4
+_PLAIN_COMMAND = int(EntryKind.COMMAND)
+"""All that follows the term in the header of a command without flags, read as one number."""
 
 _ONE_BY_ONE = 64
 """So many are looked at one by one before the next are taken for alike again."""
@@ -176,14 +184,24 @@ class _Reader:
             records = decode_alike(chunk[at : at + (run_end - place) * stride])
             if records and len(records) == run_end - place and place_of(records[0]) == (index, term):
                 return records
-        run_end = min(run_end, place + _ONE_BY_ONE)
-        return [
-            self._decode_one(chunk, locations[each] - start, LogIndex(self._plan.first + each), term)
-            for each in range(place, run_end)
-        ]
+        offsets = [location - start for location in locations[place : min(run_end, place + _ONE_BY_ONE)]]
+        return self._decode_each(chunk, offsets, index, term)
+
+    def _decode_each(self, chunk: bytes, offsets: Sequence[int], index: LogIndex, term: Term) -> list[bytes]:
+        """The records at these places.  Nearly all are commands; whatever seems amiss is looked at more closely."""
+        records: list[bytes] = []
+        unpack, checksum = _RECORD.unpack_from, zlib.crc32
+        for due, offset in enumerate(offsets, start=index):
+            crc, length, found, term_found, number = unpack(chunk, offset)
+            record = chunk[offset : offset + RECORD_HEADER_BYTES + length + (-length & 7)]
+            sound = checksum(record[_CHECKSUM_BYTES:]) == crc
+            if not sound or found != due or term_found != term or number != _PLAIN_COMMAND:
+                record = self._decode_one(chunk, offset, LogIndex(due), term)
+            records.append(record)
+        return records
 
     def _decode_one(self, chunk: bytes, offset: int, index: LogIndex, term: Term) -> bytes:
-        [entry] = decode_entries_at(chunk, [offset])
+        [entry] = decode_entries_between(chunk, offset, offset + 1)
         if entry.index != index or entry.term != term:
             raise BadRecord(f"{entry} stands in the place of one of term {term}", offset=offset)
         return entry.record
