@@ -40,7 +40,7 @@ TURN_SECONDS = 0.005
 """A batch ends early when its calls have taken this long together."""
 
 READ_AHEAD_BATCHES = 4
-"""Read back from the log store at a time; with more, the many new objects are passed through again and again."""
+"""Read back from the log store at a time; with four times as many a long replay takes as long."""
 
 _COMMAND = int(EntryKind.COMMAND)
 
