@@ -23,7 +23,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import chain, count, repeat
-from typing import Any, NewType
+from typing import Any, NewType, cast
 
 import attrs
 
@@ -126,6 +126,14 @@ def entries_of(records: Sequence[bytes]) -> list[Entry]:
         return []
     _, _, indexes, terms, numbers = zip(*map(_NUMBERS.unpack_from, records), strict=True)
     return list(map(Entry, indexes, terms, map(_KINDS_BY_NUMBER.__getitem__, numbers), records))
+
+
+def entries_in_term(records: Sequence[bytes], first: LogIndex, term: Term) -> list[Entry]:
+    """The same, for less, where it is known that they begin at ``first`` and are all of this term."""
+    kinds = [_KINDS_BY_NUMBER[record[KIND_AT]] for record in records]
+    return list(
+        map(Entry, cast("Sequence[LogIndex]", range(first, first + len(records))), repeat(term), kinds, records)
+    )
 
 
 def data_of(records: Sequence[bytes]) -> list[bytes]:

@@ -130,6 +130,19 @@ def test_make_refuses_entries_that_are_not_this_logs(read: list[Entry]) -> None:
         make(released(), progress(2), read=read)
 
 
+@pytest.mark.parametrize(
+    "read",
+    [[entry(2, 1), entry(4, 1)], entries(2, [1, 2]), entries(2, [2, 2]), [entry(2, 1), entry(3, 2), entry(4, 1)]],
+    ids=["gap", "higher term at the end", "higher term", "higher term between"],
+)
+def test_make_refuses_among_entries_of_one_term(read: list[Entry]) -> None:
+    """Where the log has one term, any other entry among those that were read is found too (R9)."""
+    log = log_of(1, 1, 1, 1, 5, memory_bytes=0)
+    log.release(LogIndex(5))
+    with pytest.raises(AssertionError, match="was read where"):
+        make(leader(log, term=5), progress(2), read=read)
+
+
 # ---------------------------------------------------------------------------------------------- answer
 
 

@@ -13,6 +13,7 @@ from trio_raft._records import (
     data_of,
     decode_alike,
     decode_entries,
+    entries_in_term,
     entries_of,
     join_records,
     make_entry,
@@ -122,4 +123,7 @@ def test_bare_records_tell_what_the_entries_hold() -> None:
     assert data_of(records) == [bytes(index) for index in range(1, 20)] == [each.data for each in entries]
     assert [place_of(record) for record in records] == [(index, 3) for index in range(1, 20)]
     assert [fields(each) for each in entries_of(records)] == [fields(each) for each in entries]
+    assert [fields(each) for each in entries_in_term(records, LogIndex(1), Term(3))] == [
+        fields(each) for each in entries
+    ]
     assert (data_of([]), entries_of([])) == ([], [])

@@ -27,7 +27,7 @@ from trio_raft._records import (
     Term,
     decode_alike,
     decode_entries_between,
-    entries_of,
+    entries_in_term,
     place_of,
     record_size,
 )
@@ -80,7 +80,13 @@ def plan_entries(entries: EntryMap, first: LogIndex, last: LogIndex, *, max_byte
 
 def read_entries(plan: ReadPlan, files: Files, directory: Path) -> list[Entry]:
     """At least the first entry of the plan.  Raises LogCorrupt, StorageError."""
-    return entries_of(read_records(plan, files, directory))
+    records = read_records(plan, files, directory)
+    entries: list[Entry] = []
+    ends = [first for first, _ in plan.term_runs[1:]] + [LogIndex(plan.first + len(records))]
+    for (_, term), end in zip(plan.term_runs, ends, strict=True):
+        first = LogIndex(plan.first + len(entries))
+        entries += entries_in_term(records[len(entries) : end - plan.first], first, term)
+    return entries
 
 
 def read_records(plan: ReadPlan, files: Files, directory: Path) -> list[bytes]:
