@@ -8,7 +8,7 @@ A frame is a fixed header, a header and a body.  The fixed header, 32 bytes, lit
 The checksum covers the 28 bytes before it and the header.  Flags and group are reserved: zero, and anything else is
 refused.  The header is a msgpack map of the message's fields by name.  The body is empty, but for
 two: the entries of an AppendEntries are its records as they stand in the log file (``_records.py``), each with a
-checksum of its own; the data of an InstallSnapshot are a piece of the snapshot's file, with the checksum in the header.
+checksum of its own; the data of an InstallSnapshot are a piece of the snapshot's file, which its digest covers.
 
 Evolution: unknown keys of a header are ignored, missing ones take the field's default; a frame of an unknown type is
 told apart from a bad frame, so that it can be answered by ``Unsupported``.  The version counts this framing; Hello
@@ -60,6 +60,13 @@ MAX_HEADER_BYTES = 64 << 10
 
 _MAX_HEADER_ITEMS = 4096
 # msgpack makes room for as many items as an array claims to have; nested claims would multiply.
+
+_LARGE_BODY = 32 << 10
+"""Bytes; a frame with such a body is gathered in parts."""
+
+_MOST_WANTED = 1 << 20
+_SMALL_PART = 4 << 10
+"""Bytes; smaller parts are put together at once."""
 
 _BEFORE_CHECKSUM = struct.Struct("<4sBBHIQII")
 _FIXED = struct.Struct("<4sBBHIQIII")
@@ -142,9 +149,15 @@ class FrameDecoder:
         """Bytes; the largest body accepted.  Zero until the handshake is done."""
         self._buffer = bytearray()
         self._start = 0
+        self._large: _LargeFrame | None = None
+        """While one is incomplete, everything that arrives is its body's."""
 
     def feed(self, data: bytes | bytearray) -> None:
         """Take bytes that arrived."""
+        if self._large is not None:
+            data = self._large.take(data)
+            if not data:
+                return
         if self._start:
             del self._buffer[: self._start]
             self._start = 0
@@ -153,10 +166,17 @@ class FrameDecoder:
     @property
     def mid_frame(self) -> bool:
         """Whether bytes are held that do not make a frame yet; asked after ``next_frame`` returned None."""
-        return len(self._buffer) > self._start
+        return self._large is not None or len(self._buffer) > self._start
+
+    @property
+    def wanted(self) -> int:
+        """Bytes that are best received next, as they end where a large frame does; 0 if none has begun."""
+        return min(self._large.missing, _MOST_WANTED) if self._large is not None else 0
 
     def next_frame(self) -> Frame | UnknownFrame | None:
         """The next whole frame, or None if more bytes are needed.  Raises ProtocolError."""
+        if self._large is not None:
+            return self._end_large(self._large)
         buffer, start = self._buffer, self._start
         held = len(buffer) - start
         if held < FRAME_HEADER_BYTES:
@@ -167,14 +187,17 @@ class FrameDecoder:
         self._check_limits(fixed)
         _, _, message_type, _, _, request_id, header_length, body_length, checksum = fixed
         size = FRAME_HEADER_BYTES + header_length + body_length
-        if held < size:
+        if held < size and (body_length < _LARGE_BODY or held < size - body_length):
             return None
-        header_start = start + FRAME_HEADER_BYTES
-        body_start = header_start + header_length
+        body_start = start + FRAME_HEADER_BYTES + header_length
         covered = bytes(buffer[start:body_start])
         header = covered[FRAME_HEADER_BYTES:]
         if zlib.crc32(header, zlib.crc32(covered[: _BEFORE_CHECKSUM.size])) != checksum:
             self._refuse("the checksum of a frame's header does not match its bytes")
+        if held < size:
+            self._large = _LargeFrame(request_id, message_type, header, size, size - held, [buffer[body_start:]])
+            self._start = len(buffer)
+            return None
         if body_length:
             # A slice of the buffer itself would be one more copy.
             with memoryview(buffer) as view:
@@ -182,6 +205,17 @@ class FrameDecoder:
         else:
             body = b""
         self._start = start + size
+        return self._decode(request_id, message_type, header, body, size)
+
+    def _end_large(self, large: "_LargeFrame") -> Frame | UnknownFrame | None:
+        if large.missing:
+            return None
+        self._large = None
+        return self._decode(large.request_id, large.message_type, large.header, b"".join(large.parts), large.size)
+
+    def _decode(
+        self, request_id: int, message_type: int, header: bytes, body: bytes, size: int
+    ) -> Frame | UnknownFrame:
         decoder = _DECODERS.get(message_type)
         if decoder is None:
             return UnknownFrame(request_id, message_type, size)
@@ -214,6 +248,35 @@ class FrameDecoder:
 
     def _refuse(self, reason: str) -> NoReturn:
         raise ProtocolError(self.peer, reason)
+
+
+@attrs.define
+class _LargeFrame:
+    """A frame of which the header is known and sound, and the body arrives.
+
+    What arrives is kept as it is until it is joined, once: in one growing buffer it would be copied twice and more.
+    """
+
+    request_id: int
+    message_type: int
+    header: bytes
+    size: int
+    missing: int
+    """Bytes of the body that have not arrived."""
+    parts: list[bytes | bytearray]
+
+    def take(self, data: bytes | bytearray) -> bytes | bytearray:
+        """Keep what is part of the body; returns what follows it."""
+        rest = data[self.missing :]
+        part = data[: self.missing]
+        self.missing -= len(part)
+        last = self.parts[-1]
+        # Whoever sends byte by byte must not make as many objects.
+        if len(last) < _SMALL_PART and isinstance(last, bytearray):
+            last += part
+        else:
+            self.parts.append(part if len(part) >= _SMALL_PART else bytearray(part))
+        return rest
 
 
 # ------------------------------------------------------------------------------------------------- types
@@ -291,8 +354,6 @@ def _decode_install_snapshot() -> _Decoder:
         # Always set, as above.
         fields["data"] = body
         request = cast("InstallSnapshot", structure(fields, InstallSnapshot))
-        if zlib.crc32(body) != request.checksum:
-            raise ValueError("its data do not match their checksum")
         if request.offset + len(body) > request.total:
             raise ValueError(f"{len(body)} bytes at {request.offset} of a snapshot of {request.total}")
         return request

@@ -240,10 +240,9 @@ class InstallSnapshot:
     """Bytes of the whole file."""
     offset: int
     """Where ``data`` belongs."""
-    checksum: int
-    """CRC-32 of ``data``."""
     data: bytes = b""
-    """Not in the header: it is the frame's body."""
+    """Not in the header: it is the frame's body.  Without a checksum of its own: ``digest`` covers every byte, and
+    another pass over each piece would only find a rare damage earlier."""
 
 
 class SnapshotStatus(enum.Enum):

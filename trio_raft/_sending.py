@@ -11,7 +11,6 @@ House rules: those of ``_replication.py``; and the snapshot's own file, if it is
 the follower's.
 """
 
-import zlib
 from collections import deque
 from pathlib import Path
 
@@ -164,7 +163,7 @@ class _Sending:
             longest = min(longest, max(settings.bytes_per_second // PIECES_A_SECOND, 1))
         size = min(longest, channel.max_frame_body, self._snapshot.size - self._offset)
         work = self._server.snapshots.work
-        data, checksum = await work.run(Lane.TRANSFER, _read_piece, self._reader, self._offset, size)
+        data = await work.run(Lane.TRANSFER, self._reader.read, self._offset, size)
         if len(data) != size:
             raise SnapshotCorrupt(Path(self._snapshot.name), offset=self._offset + len(data), problem="the file ends")
         if settings.bytes_per_second:
@@ -174,7 +173,7 @@ class _Sending:
             self._not_before = max(now, self._not_before) + len(data) / settings.bytes_per_second
         if not self._server.leads(self._term):
             return
-        request = self._request(self._offset, data, checksum)
+        request = self._request(self._offset, data)
         self._offset += len(data)
         request_id = channel.next_request_id()
         self._in_flight.append(_InFlight(request_id, self._offset, self._clock.now()))
@@ -205,10 +204,10 @@ class _Sending:
         if not self._server.leads(self._term):
             return None
         sent_at = self._clock.now()
-        message = await channel.request_within(self._timeouts.request_timeout, self._request(0, b"", 0))
+        message = await channel.request_within(self._timeouts.request_timeout, self._request(0, b""))
         return await self._digest(message, sent_at)
 
-    def _request(self, offset: int, data: bytes, checksum: int) -> InstallSnapshot:
+    def _request(self, offset: int, data: bytes) -> InstallSnapshot:
         snapshot = self._snapshot
         return InstallSnapshot(
             term=self._term,
@@ -219,7 +218,6 @@ class _Sending:
             digest=snapshot.digest,
             total=snapshot.size,
             offset=offset,
-            checksum=checksum,
             data=data,
         )
 
@@ -273,12 +271,6 @@ class _Sending:
             self._server.events.publish(
                 SnapshotSending(self._follower.id, transfer.index, transfer.done, transfer.total, rate, left)
             )
-
-
-def _read_piece(reader: SnapshotReader, offset: int, size: int) -> tuple[bytes, int]:
-    """In a thread: the bytes and their CRC-32."""
-    data = reader.read(offset, size)
-    return data, zlib.crc32(data)
 
 
 def _read_through(reader: SnapshotReader) -> None:

@@ -267,7 +267,7 @@ class Channel:
         if self._frame_deadline is None:
             self._frame_deadline = self._clock.now() + self._frame_timeout
         with self._clock.move_on_at(self._frame_deadline):
-            return await self._stream.receive_some(REST_BYTES)
+            return await self._stream.receive_some(self._decoder.wanted or REST_BYTES)
         return None
 
     async def _break(self, reason: str, cause: Exception | None = None) -> NoReturn:

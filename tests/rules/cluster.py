@@ -253,7 +253,6 @@ class Node:
             digest="",
             total=len(data),
             offset=0,
-            checksum=0,
             data=data,
         )
         self.cluster.send(Message(self.name, peer, request, request_id, self.channels[peer]))

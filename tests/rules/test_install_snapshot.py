@@ -44,7 +44,6 @@ def offer(
         digest="d",
         total=total,
         offset=offset,
-        checksum=0,
         data=data,
     )
 

@@ -43,7 +43,7 @@ def receive(stage: Stage, index: int = POINT.index) -> None:
 
 
 def offer(index: int) -> InstallSnapshot:
-    return InstallSnapshot(Term(1), N1, "t", LogIndex(index), Term(1), "ab", SIZE, 0, 0, b"")
+    return InstallSnapshot(Term(1), N1, "t", LogIndex(index), Term(1), "ab", SIZE, 0, b"")
 
 
 def installed() -> InstallSnapshotReply:

@@ -118,6 +118,27 @@ def test_open_finds_damage_anywhere_in_a_large_one() -> None:
     assert disk.contents(path_of(5))[start + 8 : start + 16] == (2).to_bytes(8, "little")
 
 
+@pytest.mark.parametrize("place", [5 << 18, (1 << 20) - 100, (3 << 20) + 1000, -20, -100])
+def test_receive_damaged_on_the_way(place: int) -> None:
+    """A byte that changed between two servers is found, whichever it is, and named; nothing is published (N5)."""
+    disk = SimDisk()
+    taken = take(open_snapshots(disk), meta(5), bytes(range(256)) * (1 << 14))
+    damaged = bytearray(disk.contents(path_of(5)))
+    damaged[place] ^= 1
+    target = SimDisk()
+    receiver = open_snapshots(target).receive(size=taken.size, digest=taken.digest)
+    for start in range(0, len(damaged), 1 << 19):
+        receiver.write(bytes(damaged[start : start + (1 << 19)]))
+    with pytest.raises(SnapshotCorrupt) as caught:
+        receiver.finish()
+    where = place % len(damaged)
+    assert where - (1 << 20) - 32 <= caught.value.offset <= where
+    if where < 4 << 20:
+        assert f"piece {where >> 20} has a wrong checksum" in caught.value.problem
+    receiver.abort()
+    assert path_of(5) not in target.paths()
+
+
 def test_open_refuses_a_newer_format() -> None:
     """A snapshot of a later version stops the start; it is not taken for a damaged one."""
     disk = disk_with(5)
