@@ -202,8 +202,9 @@ class PeerService:
     async def _reply(self, channel: Channel, replies: "_Replies") -> None:
         """Send each answer once the disk has what it promises.  It looks after each write, and at nothing else."""
         while True:
-            await self._server.journal.next_durable()
+            # First: a write may have ended before this task began.
             await self._send_ready(channel, replies)
+            await self._server.journal.next_durable()
 
     async def _send_ready(self, channel: Channel, replies: "_Replies") -> None:
         """Send the answers, oldest first, up to one for which the disk is not ready; the others leave together.

@@ -351,12 +351,18 @@ def test_write_goes_on_after_a_short_one(directory: Path, monkeypatch: pytest.Mo
     assert Image.of(found) == Image().after([vote(1), commands(1, 1, term=1, data=LONG)])
 
 
-@pytest.mark.parametrize("can", [True, False])
-def test_allocated_room_reads_as_zeros(can: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Room that is allocated makes the file as long, reads as zeros, and leaves what stands there; also on a system
-    that cannot allocate (S6).
+@pytest.mark.parametrize("can", ["yes", "not this file system", "not this system"])
+def test_allocated_room_reads_as_zeros(can: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room that is allocated makes the file as long, reads as zeros, and leaves what stands there; also where nothing
+    can be allocated (S6).
     """
-    monkeypatch.setattr("trio_raft._storage.files.CAN_ALLOCATE", can)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr("trio_raft._storage.files.CAN_ALLOCATE", can != "not this system")
+    if can == "not this file system":
+        monkeypatch.setattr(os, "posix_fallocate", refuse)
     files = OsFiles()
     descriptor = files.create(tmp_path / "file")
     files.allocate(descriptor, size=3 << 20, offset=0)

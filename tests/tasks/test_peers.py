@@ -6,6 +6,7 @@ from typing import cast
 import attrs
 import pytest
 import trio
+import trio.testing
 from trio.testing import MockClock
 
 from tests.tasks.parts import (
@@ -40,7 +41,7 @@ from trio_raft._messages import (
     RequestVoteReply,
     ServerId,
 )
-from trio_raft._peers import QUEUED_REPLIES, PeerService
+from trio_raft._peers import QUEUED_REPLIES, PeerService, _QueuedReply, _Replies
 from trio_raft._receiving import SnapshotService
 from trio_raft._records import LogIndex, Term
 from trio_raft._server import Server
@@ -173,6 +174,7 @@ class StuffedChannel:
     def __init__(self, frames: list[Frame]) -> None:
         self._frames = deque(frames)
         self.sent: list[Message] = []
+        self.sent_frames = b""
 
     async def receive(self) -> Frame:
         if not self._frames:
@@ -181,6 +183,9 @@ class StuffedChannel:
 
     async def send(self, message: Message, *, request_id: int) -> None:
         self.sent.append(message)
+
+    async def send_frames(self, frames: bytes) -> None:
+        self.sent_frames += frames
 
 
 async def test_control_heartbeat_overtakes_a_vote(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
@@ -387,3 +392,19 @@ async def test_serve_peer_that_leaves_is_no_event(autojump_clock: MockClock, nur
     assert recorder.of(BadInput) == []
     # What the request brought stays, whether or not anybody waits for the reply.
     assert len(store_of(server).on_disk) == 1
+
+
+async def test_reply_that_is_ready_before_its_task_begins(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    """A write that ends between a request's arrival and the replier's first step leaves no answer behind (S1)."""
+    server = await make_server(term=1)
+    service = PeerService(server, SnapshotService(server).answer, LeaderLoss(server).look)
+    channel, replies = StuffedChannel([]), _Replies()
+    reply, position = server.answer_append(one_entry(1))
+    assert position > server.journal.durable_position
+    replies.put(_QueuedReply(position, 1, reply, 0))
+    nursery.start_soon(server.journal.run)
+    await server.journal.wait_durable(position)
+    nursery.start_soon(service._reply, cast("Channel", channel), replies)
+    await trio.testing.wait_all_tasks_blocked()
+    assert channel.sent_frames == encode_frame(reply, request_id=1)
+    nursery.cancel_scope.cancel()

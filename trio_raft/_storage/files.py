@@ -23,6 +23,7 @@ CAN_ALLOCATE = hasattr(os, "posix_fallocate")
 """Does the system allocate without writing?"""
 
 _ZEROS = bytes(1 << 20)
+_NO_ALLOCATION = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 
 _NO_DIRECTORY = frozenset(
     {
@@ -203,8 +204,12 @@ class OsFiles:
 
     def allocate(self, descriptor: int, *, size: int, offset: int) -> None:
         if CAN_ALLOCATE:
-            os.posix_fallocate(descriptor, offset, size)
-            return
+            try:
+                os.posix_fallocate(descriptor, offset, size)
+                return
+            except OSError as error:
+                if error.errno not in _NO_ALLOCATION:
+                    raise
         for start in range(offset, offset + size, len(_ZEROS)):
             self.write(descriptor, _ZEROS[: offset + size - start], offset=start)
 
