@@ -125,8 +125,9 @@ NEVER = (
     "builtins.__import__",
 )
 
-# The edge of a node keeps every exception until all its tasks have ended, and raises it afterwards: Cancelled too.
-KEEPS_EXCEPTIONS = ("_opening", "_services")
+# The edge of a node keeps every exception until all its tasks have ended, and raises it afterwards: Cancelled too. A
+# lane's thread, in which nothing is cancelled, hands it to the caller.
+KEEPS_EXCEPTIONS = ("_opening", "_services", "_lanes")
 
 BUILTINS = frozenset(dir(builtins))
 

@@ -31,6 +31,9 @@ class Heart:
         self._progress = follower.progress
         self._pulse = follower.pulse
         self._on_process = on_process
+        self._beat_due = 0.0
+        """When the next heartbeat leaves, unless a read asks before: as it was when the last one left.  While its answer
+        was under way, others may have moved the pulse on."""
 
     def _leads(self) -> bool:
         return self._server.leads(self._term)
@@ -73,6 +76,7 @@ class Heart:
         if self._pulse.due <= sent_at:
             # From the sending on: on a slow network the round trip is part of the interval, and contact stays young.
             self._pulse.due = sent_at + draw_interval(server.environment, self._timeouts.heartbeat_interval)
+        self._beat_due = self._pulse.due
         request = Heartbeat(self._term, server.node_id, server.reads.sent())
         reply = await channel.request_within(self._timeouts.heartbeat_timeout / 2, request)
         if not isinstance(reply, HeartbeatReply):
@@ -101,7 +105,7 @@ class Heart:
         # A follower that is not ready acknowledges nothing, however often it is asked.
         if self._follower.ready and self._server.reads.outstanding(self._follower.id):
             return
-        with self._clock.move_on_at(self._pulse.due):
+        with self._clock.move_on_at(self._beat_due):
             await self._server.heartbeat_lot.park()
 
     async def _back_off(self, failures: int) -> None:

@@ -27,7 +27,6 @@ from typing import Any, TypeVar, TypeVarTuple
 import trio
 
 from trio_raft._environment import Environment, Lane, TrioClock, seeded_by_the_system
-from trio_raft._errors import RaftInternalError
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -74,7 +73,7 @@ class _LaneThread:
         self._working = False
         """Is the thread at work, for a caller that waits or for one that was cancelled?  The thread itself ends it."""
         self._result: Any = None
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
         self._bell, self._rope = socket.socketpair()
         for end in (self._bell, self._rope):
             end.setblocking(False)
@@ -119,19 +118,17 @@ class _LaneThread:
         """The thread: one piece of work after the other, until ``close``."""
         take = self._work.get
         while (function := take()) is not None:
-            result: Any = None
-            error: Exception | None = RaftInternalError(f"{self._name}: the work ended its own thread")
+            result = error = None
             try:
-                result, error = function(), None
-            except Exception as problem:
+                result = function()
+            except BaseException as problem:  # Whatever it is, it is the caller's: this thread goes on.
                 error = problem
-            finally:
-                # What a piece of work holds must not outlive it: a plan to read pins files.
-                del function
-                self._deliver(result, error)
-                del result, error
+            # What a piece of work holds must not outlive it: a plan to read pins files.
+            del function
+            self._deliver(result, error)
+            del result, error
 
-    def _deliver(self, result: Any, error: Exception | None) -> None:
+    def _deliver(self, result: Any, error: BaseException | None) -> None:
         with self._ending:
             self._result, self._error = result, error
             self._working = False

@@ -48,6 +48,22 @@ async def test_nothing_is_sent_to_idle_followers(autojump_clock: object) -> None
             assert any(isinstance(message, Heartbeat) for message in sent)
 
 
+@pytest.mark.parametrize("seed", range(3))
+async def test_leader_far_from_most_followers_keeps_leading(seed: int, autojump_clock: object) -> None:
+    """Round trips of 0.2 s to all followers but one fit into the default lease: the near one's heartbeats, which share
+    the pulse, do not put off those to the others (E9).
+    """
+    async with running_cluster(5, seed=seed) as cluster:
+        leader = await cluster.elected()
+        near, *far = cluster.others(leader)
+        for name in far:
+            cluster.network.set_delay(leader.node_id, name, 0.1)
+            cluster.network.set_delay(name, leader.node_id, 0.1)
+        term = leader.term
+        await cluster.settle(120)
+        assert near and (leader.role, leader.term) == ("leader", term)
+
+
 async def test_nothing_new_is_told_twice(autojump_clock: object) -> None:
     """While an entry waits for the followers' disks it is sent once, and nothing is repeated meanwhile (R12)."""
     async with running_cluster() as cluster:

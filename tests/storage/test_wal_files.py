@@ -34,8 +34,9 @@ from trio_raft._errors import (
     StorageFull,
 )
 from trio_raft._records import LogIndex
+from trio_raft._storage.custody import Custody
 from trio_raft._storage.files import OsFiles
-from trio_raft._storage.segments import segment_path
+from trio_raft._storage.segments import Preparation, as_segment, next_slice, run_slice, segment_path
 
 FILES = OsFiles()
 
@@ -352,10 +353,8 @@ def test_write_goes_on_after_a_short_one(directory: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("can", ["yes", "not this file system", "not this system"])
-def test_allocated_room_reads_as_zeros(can: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Room that is allocated makes the file as long, reads as zeros, and leaves what stands there; also where nothing
-    can be allocated (S6).
-    """
+def test_prepared_room_reads_as_zeros(can: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A segment that is to be allocated is as long, and reads as zeros, also where nothing can be allocated (S6)."""
 
     def refuse(*_: object) -> None:
         raise OSError(errno.EOPNOTSUPP, "Operation not supported")
@@ -363,12 +362,18 @@ def test_allocated_room_reads_as_zeros(can: str, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("trio_raft._storage.files.CAN_ALLOCATE", can != "not this system")
     if can == "not this file system":
         monkeypatch.setattr(os, "posix_fallocate", refuse)
-    files = OsFiles()
-    descriptor = files.create(tmp_path / "file")
-    files.allocate(descriptor, size=3 << 20, offset=0)
-    assert files.size(descriptor) == 3 << 20
-    assert files.read(descriptor, size=4 << 20, offset=0) == bytes(3 << 20)
-    files.write(descriptor, b"data", offset=1 << 20)
-    files.allocate(descriptor, size=(1 << 20) + 5, offset=3 << 20)
-    assert files.read(descriptor, size=8 << 20, offset=1 << 20) == b"data" + bytes((3 << 20) + 5 - 4)
-    files.close(descriptor)
+    files, length = OsFiles(), (3 << 20) + 512
+    custody = Custody(files, tmp_path)
+    step: Preparation | None
+    step = done = Preparation(tmp_path / "file", 1, length, descriptor=None)
+    slices: list[bool] = []
+    with custody:
+        while step is not None:
+            run_slice(step, files, custody)
+            slices.append(step.allocate)
+            done, step = step, next_slice(step, batch_bytes=length)
+        descriptor = as_segment(done).descriptor
+        assert slices == [False, True]
+        assert files.allocate(descriptor, size=length, offset=0) == (can == "yes")
+        assert files.read(descriptor, size=8 << 20, offset=0) == bytes(length)
+    custody.close()

@@ -256,6 +256,19 @@ async def test_lane_keeps_nothing_of_work_that_is_done() -> None:
     lanes.close()
 
 
+async def test_lane_survives_whatever_its_work_raises() -> None:
+    """What no ``except Exception`` catches is the caller's, too, and the lane goes on (R13)."""
+    lanes = ThreadLanes()
+
+    def leave() -> None:
+        raise SystemExit(3)
+
+    with pytest.raises(SystemExit):
+        await lanes(Lane.READ, leave)
+    assert await lanes(Lane.READ, int) == 0
+    lanes.close()
+
+
 async def test_thread_of_a_closed_lane_ends() -> None:
     """A lane's thread ends with its node."""
     lanes = ThreadLanes()

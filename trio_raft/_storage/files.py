@@ -22,7 +22,6 @@ CAN_START_WRITING = hasattr(os, "posix_fadvise")
 CAN_ALLOCATE = hasattr(os, "posix_fallocate")
 """Does the system allocate without writing?"""
 
-_ZEROS = bytes(1 << 20)
 _NO_ALLOCATION = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 
 _NO_DIRECTORY = frozenset(
@@ -86,9 +85,10 @@ class Files(Protocol):
         """All of ``data`` to there.  An error leaves open how much was written."""
         ...
 
-    def allocate(self, descriptor: int, *, size: int, offset: int) -> None:
-        """Make the file at least so long, with room for this range, which reads as zeros where nothing was written.  An
-        error leaves open how much of it was done.
+    def allocate(self, descriptor: int, *, size: int, offset: int) -> bool:
+        """Make the file at least so long, with room for this range, which reads as zeros where nothing was written.
+
+        False, and nothing done, where that is not possible.  An error leaves open how much of it was done.
         """
         ...
 
@@ -202,16 +202,16 @@ class OsFiles:
         while written < len(data):
             written += os.pwrite(descriptor, memoryview(data)[written:], offset + written)
 
-    def allocate(self, descriptor: int, *, size: int, offset: int) -> None:
-        if CAN_ALLOCATE:
-            try:
-                os.posix_fallocate(descriptor, offset, size)
-                return
-            except OSError as error:
-                if error.errno not in _NO_ALLOCATION:
-                    raise
-        for start in range(offset, offset + size, len(_ZEROS)):
-            self.write(descriptor, _ZEROS[: offset + size - start], offset=start)
+    def allocate(self, descriptor: int, *, size: int, offset: int) -> bool:
+        if not CAN_ALLOCATE:
+            return False
+        try:
+            os.posix_fallocate(descriptor, offset, size)
+        except OSError as error:
+            if error.errno in _NO_ALLOCATION:
+                return False
+            raise
+        return True
 
     def start_writing(self, descriptor: int, *, size: int, offset: int) -> None:
         # On Linux this queues the dirty pages of the range for the disk and drops those that are clean, which pages

@@ -99,11 +99,7 @@ def run_slice(upkeep: Upkeep, files: Files, custody: Custody) -> None:
                 if upkeep.descriptor is None:
                     upkeep.descriptor = _create(upkeep.path, files, custody)
                 else:
-                    if upkeep.allocate:
-                        files.allocate(upkeep.descriptor, size=upkeep.size, offset=upkeep.offset)
-                    else:
-                        files.write(upkeep.descriptor, _ZEROS[: upkeep.size], offset=upkeep.offset)
-                    files.sync(upkeep.descriptor)
+                    _fill(upkeep.descriptor, upkeep, files)
         case Removal():
             # Some file systems need room even for that.
             with storage_errors(upkeep.path, "removing", needed=0):
@@ -111,6 +107,16 @@ def run_slice(upkeep: Upkeep, files: Files, custody: Custody) -> None:
                     files.remove(upkeep.path)
                     upkeep.removed = True
                 files.sync_directory(upkeep.path.parent)
+
+
+def _fill(descriptor: int, upkeep: Preparation, files: Files) -> None:
+    if upkeep.allocate and files.allocate(descriptor, size=upkeep.size, offset=upkeep.offset):
+        files.sync(descriptor)
+        return
+    end = upkeep.offset + upkeep.size
+    for offset in range(upkeep.offset, end, SLICE_BYTES):
+        files.write(descriptor, _ZEROS[: end - offset], offset=offset)
+        files.sync(descriptor)
 
 
 def next_slice(done: Preparation, *, batch_bytes: float = 0) -> Preparation | None:

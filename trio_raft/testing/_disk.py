@@ -300,8 +300,9 @@ class SimDisk(DiskView):
                 self._count("short write")
             raise OSError(fault.number, os.strerror(fault.number), str(path))
 
-    def allocate(self, descriptor: int, *, size: int, offset: int) -> None:
+    def allocate(self, descriptor: int, *, size: int, offset: int) -> bool:
         self.write(descriptor, bytes(size), offset=offset)
+        return True
 
     def start_writing(self, descriptor: int, *, size: int, offset: int) -> None:
         """Nothing to do: what was written may reach the disk at any time as it is."""
