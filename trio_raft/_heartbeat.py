@@ -32,8 +32,8 @@ class Heart:
         self._pulse = follower.pulse
         self._on_process = on_process
         self._beat_due = 0.0
-        """When the next heartbeat leaves, unless a read asks before: as the pulse was when the last one left.  While its
-        answer was under way, others may have moved that on."""
+        """When the next heartbeat leaves, unless a read asks before: the pulse as it was when the last one left.
+        While its answer was under way, others may have moved that on."""
 
     def _leads(self) -> bool:
         return self._server.leads(self._term)
