@@ -30,8 +30,8 @@ QUICK = (
     "transfers-mixed",
 )
 
-ENOUGH = 10
-"""Seeds; each of these mutants needs a few."""
+ENOUGH = 20
+"""Seeds; most of these mutants need a few."""
 
 
 def test_mutants_are_many_and_each_has_its_rule() -> None:
