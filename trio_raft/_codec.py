@@ -8,7 +8,7 @@ A frame is a fixed header, a header and a body.  The fixed header, 32 bytes, lit
 The checksum covers the 28 bytes before it and the header.  Flags and group are reserved: zero, and anything else is
 refused.  The header is a msgpack map of the message's fields by name.  The body is empty, but for
 two: the entries of an AppendEntries are its records as they stand in the log file (``_records.py``), each with a
-checksum of its own; the data of an InstallSnapshot are a piece of the snapshot's file, which its digest covers.
+checksum of its own; the data of an InstallSnapshot are a piece of the snapshot's file, which has checksums, too.
 
 Evolution: unknown keys of a header are ignored, missing ones take the field's default; a frame of an unknown type is
 told apart from a bad frame, so that it can be answered by ``Unsupported``.  The version counts this framing; Hello

@@ -241,8 +241,8 @@ class InstallSnapshot:
     offset: int
     """Where ``data`` belongs."""
     data: bytes = b""
-    """Not in the header: it is the frame's body.  Without a checksum of its own: ``digest`` covers every byte, and
-    another pass over each piece would only find a rare damage earlier."""
+    """Not in the header: it is the frame's body.  Without a checksum of its own: the file's own ones, which the receiver
+    checks as it arrives, and ``digest`` cover every byte."""
 
 
 class SnapshotStatus(enum.Enum):

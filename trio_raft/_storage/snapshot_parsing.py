@@ -38,11 +38,10 @@ class SnapshotParser:
     """Feed it bytes in order; ``check_end`` says whether they were a whole snapshot.
 
     ``keep_state``: ``feed`` returns the pieces of state that became complete.  ``hashed``: compute and check digests;
-    without them, each piece is still checked by its own checksum, its number, and the totals.  ``checked``: compute and
-    check the checksums of the pieces of state; without them, only the digest tells that one is damaged, not which.
+    without them, each piece is still checked by its own checksum, its number, and the totals.
     """
 
-    def __init__(self, *, keep_state: bool = False, hashed: bool = True, checked: bool = True) -> None:
+    def __init__(self, *, keep_state: bool = False, hashed: bool = True) -> None:
         self.meta: SnapshotMeta | None = None
         """Known once the header is complete."""
         self.size = 0
@@ -51,7 +50,6 @@ class SnapshotParser:
         self.pieces = 0
         """Of state, completed."""
         self._keep_state = keep_state
-        self._checked = checked
         self._hash = hashlib.sha256() if hashed else None
         self._gathered = bytearray()
         self._wanted = HEADER.size
@@ -162,14 +160,13 @@ class SnapshotParser:
     def _take_state(self, part: memoryview, states: list[bytes]) -> None:
         self._left -= len(part)
         self.size += len(part)
-        if self._checked:
-            self._checksum = zlib.crc32(part, self._checksum)
+        self._checksum = zlib.crc32(part, self._checksum)
         self._digest_block(part)
         self.state_bytes += len(part)
         if self._keep_state:
             self._parts.append(bytes(part))
         if not self._left:
-            if self._checked and self._checksum != self._piece_checksum:
+            if self._checksum != self._piece_checksum:
                 self._refuse("has a wrong checksum")
             if self._keep_state:
                 states.append(b"".join(self._parts) if len(self._parts) > 1 else self._parts[0])

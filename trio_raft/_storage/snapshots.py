@@ -39,7 +39,7 @@ from trio_raft._storage.snapshot_files import (
     stored,
     verify_snapshot,
 )
-from trio_raft._storage.snapshot_format import BadSnapshot, SnapshotEncoder
+from trio_raft._storage.snapshot_format import SnapshotEncoder
 from trio_raft._storage.snapshot_parsing import SnapshotParser
 from trio_raft._storage.wal import FileLogStore
 from trio_raft.abc import (
@@ -274,8 +274,7 @@ class _Receiver(SnapshotReceiver):
         self._size = size
         self._digest = digest
         self._cluster_id = cluster_id
-        # One pass over the bytes is enough: the digest covers them all, the checksums too.
-        self._parser = SnapshotParser(checked=False)
+        self._parser = SnapshotParser()
         self._received = 0
         self._problem: RaftError | None = None
 
@@ -315,20 +314,9 @@ class _Receiver(SnapshotReceiver):
             problem = f"more came than the {self._size} bytes that were announced"
             raise SnapshotCorrupt(self._file.path, offset=self._size, problem=problem)
         with snapshot_errors(self._file.path):
-            try:
-                self._parser.feed(data)
-            except BadSnapshot:
-                self._locate(data)
-                raise
+            self._parser.feed(data)
         if self._parser.meta:
             require_cluster(self._file.path, self._parser.meta, self._cluster_id)
-
-    def _locate(self, data: bytes) -> None:
-        """Something is wrong, perhaps long before the parser came upon it: raise BadSnapshot for the first damage."""
-        parser = SnapshotParser(hashed=False)
-        for block in self._file.blocks():
-            parser.feed(block)
-        parser.feed(data)
 
 
 class _Reader(SnapshotReader):
