@@ -211,14 +211,10 @@ class PeerService:
 
         Two tasks call this; the channel lets the one that took its answers first send first.
         """
-        journal, queue = self._server.journal, replies.queue
-        while queue and queue[0].position <= journal.durable_position:
-            ready: list[bytes] = []
-            while queue and queue[0].position <= journal.durable_position:
-                queued = replies.take()
-                ready.append(encode_frame(queued.reply, request_id=queued.request_id))
-            replies.drained.unpark_all()
-            await channel.send_frames(b"".join(ready))
+        journal = self._server.journal
+        while ready := replies.take_up_to(journal.durable_position):
+            frames = [encode_frame(queued.reply, request_id=queued.request_id) for queued in ready]
+            await channel.send_frames(b"".join(frames))
 
     # ------------------------------------------------------------------------------------ snapshots
 
@@ -340,7 +336,12 @@ class _Replies:
         self.queue.append(reply)
         self.request_bytes += reply.request_bytes
 
-    def take(self) -> _QueuedReply:
-        reply = self.queue.popleft()
-        self.request_bytes -= reply.request_bytes
-        return reply
+    def take_up_to(self, position: int) -> list[_QueuedReply]:
+        """The oldest ones, as far as they wait for nothing behind that position of the journal."""
+        taken: list[_QueuedReply] = []
+        while self.queue and self.queue[0].position <= position:
+            taken.append(self.queue.popleft())
+            self.request_bytes -= taken[-1].request_bytes
+        if taken:
+            self.drained.unpark_all()
+        return taken
