@@ -10,6 +10,7 @@ done nothing else touches the machine, so this one task owns all that changes it
 
 import inspect
 from collections.abc import Sequence
+from itertools import repeat
 from typing import Any, Generic, TypeVar, cast, get_args, get_origin
 
 import trio
@@ -170,12 +171,15 @@ class Applier(Generic[CommandT, ResultT]):
 
 
 def _check_places(records: list[bytes], applied: LogIndex, term: Term) -> None:
-    """They have to follow what was applied, in this term.  Those in between: the log or the store has seen to them."""
-    for index, record in ((applied + 1, records[0]), (applied + len(records), records[-1])):
-        found = place_of(record)
-        if found != (index, term):
+    """They have to follow what was applied, one after the other, in this term: whatever the store read back."""
+    found = list(map(place_of, records))
+    # Compared at once, since they always do.
+    if found == list(zip(range(applied + 1, applied + 1 + len(records)), repeat(term), strict=False)):
+        return
+    for due, (index, found_term) in enumerate(found, start=applied + 1):
+        if (index, found_term) != (due, term):
             raise RaftInternalError(
-                f"entry {found[0]} of term {found[1]} would be applied after {index - 1}, in the place of one of {term}"
+                f"entry {index} of term {found_term} would be applied after {due - 1}, in the place of one of {term}"
             )
 
 
@@ -187,8 +191,8 @@ def restore_machine(machine: StateMachine[Any, Any], store: SnapshotStore, snaps
     """
     point, version = snapshot.point, snapshot.meta.state_version
     if version > machine.state_version:
-        what = f"the state in {snapshot.name}, for {type(machine).__name__},"
-        raise IncompatibleVersion(what, found=version, supported=machine.state_version)
+        what = f"the state in {snapshot.name}"
+        raise IncompatibleVersion(what, found=version, supported=machine.state_version, code=type(machine).__name__)
     reader = store.read(snapshot)
     try:
         machine.restore(SavedState(point.index, point.term, version, reader.state()))

@@ -173,15 +173,15 @@ class RecoveryRefused(RaftError):
 
 
 class IncompatibleVersion(RaftError):
-    """A file or a peer speaks a newer format than this version of the package.
+    """A file or a peer speaks a newer format than this version of the package, or of the state machine's class.
 
-    Next step: upgrade this node.
+    Next step: upgrade that on this node.  ``code``: whose version it is.
     """
 
-    def __init__(self, what: str, *, found: int, supported: int) -> None:
+    def __init__(self, what: str, *, found: int, supported: int, code: str = "trio_raft") -> None:
         super().__init__(
-            f"{what} has format version {found}, but this version of trio_raft knows up to {supported}. "
-            f"Upgrade trio_raft on this node; nothing was changed."
+            f"{what} has format version {found}, but this version of {code} knows up to {supported}. "
+            f"Upgrade {code} on this node; nothing was changed."
         )
         self.what = what
         self.found = found

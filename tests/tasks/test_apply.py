@@ -177,13 +177,18 @@ async def test_run_never_skips(autojump_clock: MockClock) -> None:
         applier._apply_batch([command(2, 1).record], Term(1))
 
 
-@pytest.mark.parametrize("bad", [command(1, 2), command(2, 1)])
-async def test_run_refuses_what_stands_elsewhere(bad: Entry, autojump_clock: MockClock) -> None:
-    """A store that reads back another entry than the log has there ends the node: nothing of it is applied (X4)."""
-    server = await make_server(terms=[1, 1], term=1)
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("bad", [command(1, 2), command(2, 2), command(3, 2), command(4, 1)])
+async def test_run_refuses_what_stands_elsewhere(bad: Entry, place: int, autojump_clock: MockClock) -> None:
+    """A store that reads back another entry than the log has there, in the middle too, ends the node: nothing of it is
+    applied (X4).
+    """
+    server = await make_server(terms=[1, 1, 1], term=1)
     scene = Scene(server)
-    with pytest.raises(RaftInternalError, match="would be applied after"):
-        scene.applier._apply_batch([bad.record, command(2, 1).record], Term(1))
+    records = [command(index, 1).record for index in (1, 2, 3)]
+    records[place] = bad.record
+    with pytest.raises(RaftInternalError, match=f"would be applied after {place},"):
+        scene.applier._apply_batch(records, Term(1))
     assert scene.machine.applied == []
 
 
@@ -387,7 +392,7 @@ async def test_run_restore_fails(autojump_clock: MockClock) -> None:
 async def test_run_restore_of_a_later_version(autojump_clock: MockClock) -> None:
     """A state that a later class wrote is refused before the machine sees any of it."""
     scene = await restoring(version=2)
-    with pytest.raises(IncompatibleVersion, match="for Saving, has format version 2"):
+    with pytest.raises(IncompatibleVersion, match="version 2, but this version of Saving knows up to 1"):
         await scene.applier.run()
     assert scene.machine.restored == []
 
