@@ -241,7 +241,7 @@ class InstallSnapshot:
     offset: int
     """Where ``data`` belongs."""
     data: bytes = b""
-    """Not in the header: it is the frame's body.  Without a checksum of its own: the file's own ones, which the receiver
+    """Not in the header: it is the frame's body.  Without a checksum of its own: those in the file, which the receiver
     checks as it arrives, and ``digest`` cover every byte."""
 
 
