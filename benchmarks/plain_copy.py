@@ -5,11 +5,13 @@ file to another server: one process reads it and writes it to a socket, another 
 which it syncs at the end.  Run as a program, this is one of the two processes.
 """
 
+import contextlib
 import os
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 BLOCK_BYTES = 1 << 20
@@ -25,14 +27,22 @@ def make_file(path: Path, size: int) -> None:
         os.fsync(file.fileno())
 
 
-def warm_memory(size: int) -> None:
-    """Touch so much memory, in a process of its own, and give it back.
+@contextlib.contextmanager
+def held_memory(size: int) -> Iterator[None]:
+    """Another process touches so much memory, and gives it back when the block ends.
 
     On a virtual machine memory that was free for seconds may have been returned to the host, and the first touch of
-    each page then costs several times what writing it does.  Whatever is compared begins alike after this.
+    each page then costs several times what writing it does.  Whatever is compared begins right after such a block.
     """
-    touch = f"memory = bytearray({size}); memory[::4096] = bytes(len(memory[::4096]))"
-    subprocess.run([sys.executable, "-c", touch], check=True, process_group=0)
+    touch = f"import sys; memory = bytearray({size}); memory[::4096] = bytes(len(memory[::4096])); print('touched')"
+    wait = "sys.stdout.flush(); sys.stdin.read()"
+    command = [sys.executable, "-c", f"{touch}; {wait}"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0) as holder:
+        try:
+            _first_word(holder)
+            yield
+        finally:
+            holder.kill()
 
 
 def synced_rate(path: Path, size: int, *, piece_bytes: int) -> float:
@@ -75,7 +85,7 @@ def _first_word(process: "subprocess.Popen[bytes]") -> str:
         raise AssertionError("the process was started with a pipe for its output")
     line = process.stdout.readline().decode()
     if not line:
-        raise OSError("the plain copy failed: a process of it ended")
+        raise OSError("a process of the plain copy, or one that held memory for it, ended too early")
     return line.strip()
 
 

@@ -4,6 +4,7 @@ Files that were just written are in the system's memory when they are read again
 the disk's writes and syncs, not its reads.
 """
 
+import contextlib
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import attrs
 import trio
 from comparison.children import Child
-from plain_copy import copy_rate, make_file, synced_rate, warm_memory
+from plain_copy import copy_rate, held_memory, make_file, synced_rate
 from snapshots_crew import (
     DEFAULT_HEARTBEATS,
     NO_TRIGGERS,
@@ -311,15 +312,16 @@ async def _install_and_copy(plan: Plan, late: _Late) -> tuple[list[float], list[
         follower = follower_of(cluster, leader)
         for number in range(1, plan.repeat + 1):
             await _fall_behind(cluster, leader, follower, f"install: round {number} of {plan.repeat}")
-            await _warm_memory(plan)
+            async with _held_memory(plan):
+                pass
             copies.append(await _plain_copy(source))
             await _look(cluster)
             late.take_watcher()
             await trio.sleep(min(plan.seconds, 5.0))
             late.quiet_heartbeat, late.quiet_loop = _worse(late.quiet_heartbeat, late.quiet_loop, await _look(cluster))
             late.quiet_watcher = max(late.quiet_watcher, late.take_watcher())
-            await _warm_memory(plan)
-            node = await cluster.start(follower)
+            async with _held_memory(plan):
+                node = await cluster.start(follower)
             await wait_until_installed(node, plan.state_bytes, "install: not throttled")
             while_installing = max(while_installing, late.take_watcher())
             seen = await _look(cluster)
@@ -338,9 +340,12 @@ async def _fall_behind(cluster: Crew, leader: Child, follower: str, what: str) -
     return last_index
 
 
-async def _warm_memory(plan: Plan) -> None:
-    size = plan.state_bytes * 5 // 4
-    await trio.to_thread.run_sync(warm_memory, size, abandon_on_cancel=True)
+@contextlib.asynccontextmanager
+async def _held_memory(plan: Plan) -> AsyncIterator[None]:
+    with contextlib.ExitStack() as stack:
+        held = held_memory(plan.state_bytes * 5 // 4)
+        await trio.to_thread.run_sync(stack.enter_context, held, abandon_on_cancel=True)
+        yield
 
 
 async def _plain_copy(source: Path) -> float:

@@ -38,7 +38,10 @@ async def test_script_snapshots_bring_up_who_was_away(tmp_path: Path) -> None:
     assert "is being brought up by snapshot" in said
     assert ": 100 % " in said
     assert " installed snapshot " in said
-    assert len(list((tmp_path / "data").glob("n1/snapshot-*"))) == 2
+    # Two are kept; the script's end kills the nodes, and one of them may be in the middle of making a third.
+    names = [path.name for path in (tmp_path / "data").glob("n1/snapshot-*")]
+    assert len([name for name in names if name.endswith(".snapshot")]) >= 2
+    assert len(names) <= 3, names
 
 
 async def test_script_snapshot_after_every_entry() -> None:
