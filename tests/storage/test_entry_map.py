@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from tests.storage.support import Image, append, entry, point
 from trio_raft._records import Entry, EntryKind, LogIndex
-from trio_raft._storage.entry_map import EntryMap, location_of, place, split_location
+from trio_raft._storage.entry_map import EntryMap, place
+from trio_raft._storage.locations import location_of, split_location
 from trio_raft.abc import SaveSnapshot
 
 STEP = st.tuples(st.integers(1, 5), st.integers(0, 6), st.lists(st.integers(0, 1), min_size=1, max_size=4))
@@ -48,7 +49,9 @@ def test_map_behaves_like_a_list(steps: list[tuple[int, int, list[int]]]) -> Non
     assert entries.last_term == (image.entries[-1].term if image.entries else 0)
     assert entries.term_runs == image.term_runs
     assert entries.configuration_index == (configurations[-1] if configurations else 0)
-    assert entries.locations == array("Q", [places[index + 1] for index in range(len(places))])
+    assert entries.locations.between(0, len(entries.locations)) == array(
+        "Q", [places[index + 1] for index in range(len(places))]
+    )
 
 
 @given(st.lists(st.one_of(STEP, st.tuples(CUT, st.integers(0, 5))), max_size=20))
@@ -74,7 +77,9 @@ def test_map_behaves_like_a_list_that_is_cut(steps: list[tuple[int, int, list[in
         image = image.after([append(*new)])
     assert (entries.base, entries.last_index) == (image.base, image.last_index)
     assert (entries.last_term, entries.term_runs) == (image.term_at(image.last_index), image.term_runs)
-    assert entries.locations == array("Q", [places[each.index] for each in image.entries])
+    assert entries.locations.between(0, len(entries.locations)) == array(
+        "Q", [places[each.index] for each in image.entries]
+    )
     indexes = range(image.base.index - 1, image.last_index + 3)
     assert [entries.term_at(LogIndex(index)) for index in indexes] == [image.term_at(index) for index in indexes]
 
@@ -155,11 +160,3 @@ def test_add_refuses_a_gap_and_a_falling_term(new: list[Entry], problem: str) ->
     with pytest.raises(ValueError, match=problem):
         put(entries, new, location=999)
     assert (entries.last_index, entries.term_runs) == (2, ((1, 2),))
-
-
-def test_location_holds_segment_and_offset() -> None:
-    """A location is taken apart into what it was made of, within eight bytes."""
-    for number, offset in ((1, 0), (7, 512), ((1 << 32) - 1, (1 << 32) - 1)):
-        location = location_of(number, offset)
-        assert split_location(location) == (number, offset)
-        assert array("Q", [location]).itemsize == 8

@@ -1,8 +1,8 @@
 """Where each entry of the log stands on disk, and what of the log must be known without reading it.
 
-Eight bytes an entry: the segment's number and the offset of the record within it, in one unsigned integer.  Terms
-are kept as runs, since they change far more rarely than entries come; so are the indexes of configurations, which a
-truncation must be able to fall back on.
+Four bytes an entry: the offset of its record (``locations.py``).  Segments and terms are kept as runs, since they
+change far more rarely than entries come; so are the indexes of configurations, which a truncation must be able to fall
+back on.
 
 The map begins above its *base*, the place just below its first entry: (0, 0) in a new log, a snapshot's last entry
 where that replaced the log, and the last entry that was given up where old segments were removed.  Later entries
@@ -20,22 +20,8 @@ import attrs
 
 from trio_raft._records import Entry, EntryKind, LogIndex, Term
 from trio_raft._storage.format import NO_VOTE, Description
+from trio_raft._storage.locations import Locations, location_of, split_location
 from trio_raft.abc import SaveBootstrap, SaveSnapshot, SaveVote, SnapshotPoint
-
-_OFFSET_BITS = 32
-
-MAX_SEGMENT_BYTES = 1 << _OFFSET_BITS
-"""Offsets must fit into their part of a location."""
-
-
-def location_of(segment_number: int, offset: int) -> int:
-    """Segment and offset in one integer."""
-    return segment_number << _OFFSET_BITS | offset
-
-
-def split_location(location: int) -> tuple[int, int]:
-    """(segment number, offset) of a location."""
-    return location >> _OFFSET_BITS, location & (MAX_SEGMENT_BYTES - 1)
 
 
 @attrs.frozen
@@ -43,7 +29,9 @@ class Placement:
     """Contiguous entries and where they were written; the first one removes what stands at and above its index."""
 
     first_index: LogIndex
-    locations: "array[int]"
+    segment: int
+    """The number of the segment in which they are, all of them."""
+    offsets: "array[int]"
     term_runs: Sequence[tuple[LogIndex, Term]]
     """(first index of the run, its term); never empty."""
     configurations: Sequence[LogIndex]
@@ -52,15 +40,16 @@ class Placement:
 
 def place(entries: Sequence[Entry], records: Sequence[bytes], *, location: int) -> tuple[Placement, int]:
     """Lay these records out from ``location`` on; returns the location behind them as well."""
-    locations = array("Q", accumulate(map(len, records), initial=location))
-    behind = locations.pop()
+    segment, offset = split_location(location)
+    offsets = array("I", accumulate(map(len, records), initial=offset))
+    behind = location_of(segment, offsets.pop())
     first, last = entries[0], entries[-1]
     runs = [(first.index, first.term)]
     if first.term != last.term:
         runs += [(entry.index, entry.term) for before, entry in pairwise(entries) if before.term != entry.term]
     kind = EntryKind.CONFIGURATION
     configurations = [entry.index for entry in entries if entry.kind is kind]
-    return Placement(first.index, locations, runs, configurations), behind
+    return Placement(first.index, segment, offsets, runs, configurations), behind
 
 
 BEFORE_ALL = SnapshotPoint(LogIndex(0), Term(0))
@@ -73,8 +62,8 @@ class EntryMap:
     def __init__(self) -> None:
         self.base = BEFORE_ALL
         """The place just below the first entry."""
-        self.locations = array("Q")
-        """Of the first entry and on; always the same array."""
+        self.locations = Locations()
+        """Of the first entry and on; always the same object."""
         self._run_firsts: list[LogIndex] = []
         self._run_terms: list[Term] = []
         self._configurations: list[LogIndex] = []
@@ -128,7 +117,7 @@ class EntryMap:
         if terms != sorted(terms):
             raise ValueError(f"entry {first} or one after it has a lower term than the entry before it")
         self._truncate_from(first)
-        self.locations.extend(placement.locations)
+        self.locations.offsets_in(placement.segment).extend(placement.offsets)
         for index, term in placement.term_runs:
             if term != self.run_term:
                 self._run_firsts.append(index)
@@ -138,8 +127,8 @@ class EntryMap:
     def begin_at(self, base: SnapshotPoint, *, configuration: LogIndex = BEFORE_ALL.index) -> None:
         """Nothing but a base.  ``configuration``: the last one at or below it; 0 if that is not known."""
         self.base = base
-        # In place: whoever adds many locations holds on to their array.
-        del self.locations[:]
+        # In place: whoever adds many holds on to them.
+        self.locations.cut_from(0)
         self._run_firsts, self._run_terms, self._configurations = [], [], []
         self.configuration_below = configuration
 
@@ -153,7 +142,7 @@ class EntryMap:
         term = self.term_at(index)
         if index <= self.base.index or term is None:
             return
-        del self.locations[: index - self.base.index]
+        self.locations.cut_before(index - self.base.index)
         above = LogIndex(index + 1)
         run = bisect_right(self._run_firsts, above) - 1 if self.locations else len(self._run_firsts)
         del self._run_firsts[:run], self._run_terms[:run]
@@ -180,16 +169,15 @@ class EntryMap:
     def needed_segment(self, given_up: LogIndex, *, active: int) -> int:
         """The first segment with an entry above ``given_up``; the active one if there is none."""
         position = max(given_up - self.base.index, 0)
-        return split_location(self.locations[position])[0] if position < len(self.locations) else active
+        return self.locations.segment_at(position) if position < len(self.locations) else active
 
     def drop_segments_before(self, number: int) -> None:
         """Give up the entries that stand in older segments."""
-        self.drop_through(LogIndex(self.base.index + bisect_left(self.locations, location_of(number, 0))))
+        self.drop_through(LogIndex(self.base.index + self.locations.first_in(number)))
 
     def entries_in(self, number: int) -> tuple[LogIndex, LogIndex] | None:
         """The first and the last entry that stands in this segment and is still part of the log; None if none is."""
-        first = bisect_left(self.locations, location_of(number, 0))
-        behind = bisect_left(self.locations, location_of(number + 1, 0))
+        first, behind = self.locations.first_in(number), self.locations.first_in(number + 1)
         index = self.base.index
         return (LogIndex(index + first + 1), LogIndex(index + behind)) if first < behind else None
 
@@ -206,7 +194,7 @@ class EntryMap:
 
     def _truncate_from(self, index: LogIndex) -> None:
         if index <= self.last_index:
-            del self.locations[index - self.base.index - 1 :]
+            self.locations.cut_from(index - self.base.index - 1)
             before = bisect_left(self._run_firsts, index)
             del self._run_firsts[before:], self._run_terms[before:]
             del self._configurations[bisect_left(self._configurations, index) :]

@@ -31,8 +31,9 @@ from trio_raft._records import (
     place_of,
     record_size,
 )
-from trio_raft._storage.entry_map import EntryMap, location_of, split_location
+from trio_raft._storage.entry_map import EntryMap
 from trio_raft._storage.files import Files, storage_errors
+from trio_raft._storage.locations import location_of, split_location
 from trio_raft._storage.segments import segment_path
 
 CHUNK_BYTES = 64 << 10
@@ -74,7 +75,7 @@ def plan_entries(entries: EntryMap, first: LogIndex, last: LogIndex, *, max_byte
         raise AssertionError(f"entries {first} to {last} were asked for, {base + 1} to {on_disk} are on disk")
     # No more can fit, and slicing less is cheaper.
     last = LogIndex(min(last, first + max_bytes // RECORD_HEADER_BYTES))
-    locations = entries.locations[first - base - 1 : last - base]
+    locations = entries.locations.between(first - base - 1, last - base)
     return ReadPlan(first, locations, entries.runs_between(first, last), max_bytes)
 
 

@@ -38,7 +38,7 @@ from trio_raft._records import (
     Term,
     decode_entries,
 )
-from trio_raft._storage.entry_map import MAX_SEGMENT_BYTES, DurableState, location_of, place
+from trio_raft._storage.entry_map import DurableState, place
 from trio_raft._storage.files import Files, storage_errors
 from trio_raft._storage.format import (
     BATCH_HEADER_BYTES,
@@ -60,6 +60,7 @@ from trio_raft._storage.format import (
     used_bytes,
 )
 from trio_raft._storage.found import Found, FoundMarker, FoundSegment, Torn
+from trio_raft._storage.locations import MAX_SEGMENT_BYTES, location_of
 from trio_raft._storage.segments import segment_path
 from trio_raft.abc import SaveBootstrap, SaveSnapshot, SaveVote, SnapshotPoint, StoreIdentity
 
@@ -263,7 +264,7 @@ class _Scanner:
         needed here, where the batch's was right.
         """
         entries = self.found.state.entries
-        add, unpack, base = entries.locations.append, _RECORD.unpack_from, location_of(number, 0)
+        offsets, unpack = entries.locations.offsets_in(number), _RECORD.unpack_from
         at, end, count = offset + BATCH_HEADER_BYTES, offset + header.length, 0
         next_index, last_term = entries.last_index + 1, entries.run_term
         singles_until = 0
@@ -271,14 +272,14 @@ class _Scanner:
             if count >= singles_until:
                 size = _size_in_lot(data, at, end, index=next_index, term=last_term)
                 if size:
-                    entries.locations.extend(range(base + at, base + at + _LOT * size, size))
+                    offsets.extend(range(at, at + _LOT * size, size))
                     at, count, next_index = at + _LOT * size, count + _LOT, next_index + _LOT
                     continue
                 singles_until = count + _SINGLES
             length, index, term, kind_and_flags = unpack(data, at)
             behind = at + RECORD_HEADER_BYTES + length + (-length & 7)
             if index == next_index and term == last_term and kind_and_flags == _PLAIN_COMMAND:
-                add(base + at)
+                offsets.append(at)
                 next_index += 1
             else:
                 self._record(number, at, data[at:behind])

@@ -26,10 +26,11 @@ import attrs
 from trio_raft._errors import ConfigurationError, StorageError, StorageFull
 from trio_raft._records import Entry, LogIndex
 from trio_raft._storage.custody import Custody
-from trio_raft._storage.entry_map import MAX_SEGMENT_BYTES, DurableState
+from trio_raft._storage.entry_map import DurableState
 from trio_raft._storage.files import Files, OsFiles, storage_errors
 from trio_raft._storage.format import blank_description, encode_description, make_nonce, sectors_up
 from trio_raft._storage.found import Found, recent_entries, settle
+from trio_raft._storage.locations import MAX_SEGMENT_BYTES
 from trio_raft._storage.old_segments import OldSegments
 from trio_raft._storage.reading import ReadPlan, plan_entries, read_entries, read_records
 from trio_raft._storage.reconcile import Reconciled

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import attrs
 
 from trio_raft._records import Entry, LogIndex, Term
-from trio_raft._storage.entry_map import EntryMap, Placement, location_of, place
+from trio_raft._storage.entry_map import EntryMap, Placement, place
 from trio_raft._storage.files import Files, storage_errors
 from trio_raft._storage.format import (
     BATCH_HEADER_BYTES,
@@ -24,6 +24,7 @@ from trio_raft._storage.format import (
     sectors_up,
     vote_record,
 )
+from trio_raft._storage.locations import location_of
 from trio_raft._storage.segments import Segment
 from trio_raft.abc import Append, Compact, JournalItem, SaveBootstrap, SaveSnapshot, SaveVote
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from trio_raft._errors import ConfigurationError, DirectoryInUse, IncompatibleVersion
 from trio_raft._messages import Incarnation, ServerId
 from trio_raft._records import BadRecord
-from trio_raft._storage.entry_map import MAX_SEGMENT_BYTES
 from trio_raft._storage.files import Files, LockHeld, OfflineFiles, storage_errors
 from trio_raft._storage.format import (
     FORMAT_VERSION,
@@ -25,6 +24,7 @@ from trio_raft._storage.format import (
     decode_description_header,
     is_whole,
 )
+from trio_raft._storage.locations import MAX_SEGMENT_BYTES
 from trio_raft._storage.repair import LOCK_NAME
 from trio_raft._storage.segments import segment_numbers, segment_path
 from trio_raft._storage.snapshot_files import is_partial, point_of
