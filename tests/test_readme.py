@@ -69,8 +69,8 @@ async def test_program_runs(
     """The program on the first screen runs as printed, three times over, and its leader adds one."""
     source = re.search(r"```python\n(.*?)```", README, flags=re.DOTALL)
     assert source is not None
-    program, _, call = source[1].rpartition("trio.run(")
-    assert call.strip() == "main, sys.argv[1])"
+    program, _, call = source[1].rpartition("try:\n")
+    assert call.split() == ["trio.run(main,", "sys.argv[1])", "except", "KeyboardInterrupt:", 'print("stopped")']
     names: dict[str, object] = {"__name__": "readme"}
     exec(compile(program, "README.md", "exec"), names)
     main = cast(Callable[[str], Awaitable[None]], names["main"])

@@ -342,6 +342,31 @@ def test_ctrl_c() -> None:
 
 
 @pytest.mark.processes
+def test_replay_of_which_nobody_wants_more() -> None:
+    """A reader that has seen enough ends a replay without a traceback."""
+    command = [sys.executable, "-m", "trio_raft.testing", "replay", "7"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert "plan seed 7" in process.stdout.readline()
+        # It has far more to say than a pipe holds.
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
+
+
+def test_ctrl_c_in_a_replay(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ctrl-C comes out of a simulation in groups, and ends the command in a word."""
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise BaseExceptionGroup("of a nursery", [BaseExceptionGroup("of another", [KeyboardInterrupt()])])
+
+    monkeypatch.setattr("trio_raft.testing.__main__.run_seed", interrupt)
+    assert main(["replay", "3"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.processes
 async def test_run_that_never_ends_has_failed() -> None:
     """A process that does not come to an end is killed, its seed has failed, and the next one is run by another."""
     async with WorkerProcess(seed_seconds=0.001) as worker:

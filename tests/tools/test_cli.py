@@ -135,13 +135,15 @@ def test_snapshot_verify_of_damage(directory: Path, capsys: Captured) -> None:
 
 
 def test_damaged_snapshot_that_the_log_does_not_need(directory: Path, tmp_path: Path, capsys: Captured) -> None:
-    """It is shown beside the log, which is whole; where no snapshot is whole, each damage is told once."""
+    """It is damage although the log is whole (status 1); where no snapshot is whole, each damage is told once."""
     path = Path(add_snapshot(directory, 9, 2, b"newest").name)
     flip(path, 20)
     damage = f"snapshot {path} is damaged at byte 0: the header's checksum is wrong"
-    out, _ = run_text(capsys, "log", "inspect", directory)
-    assert f"  DAMAGED, and not needed by the log: {damage}\n" in out
-    assert run_json(capsys, "log", "inspect", directory)["log"]["damaged_snapshots"][0]["type"] == "SnapshotCorrupt"
+    for verb in ("inspect", "verify"):
+        out, _ = run_text(capsys, "log", verb, directory, status=1)
+        assert f"  DAMAGED, and not needed by the log: {damage}\n" in out
+        report = run_json(capsys, "log", verb, directory, status=1)
+        assert (report["ok"], report["log"]["damaged_snapshots"][0]["type"]) == (False, "SnapshotCorrupt")
     for other in directory.glob("*.snapshot"):
         if other != path:
             other.unlink()

@@ -58,11 +58,12 @@ def log(options: argparse.Namespace) -> int:
         entries = opened.entries(*options.entries) if options.entries else ()
         if options.json:
             listed = {"entries": [_entry_plain(entry) for entry in entries]} if options.entries else {}
-            say_json({"ok": True, "log": report, **listed})
+            say_json({"ok": not report.damaged_snapshots, "log": report, **listed})
         else:
             _say_all(log_lines(report))
             _say_all(map(entry_line, entries))
-    return 0
+    # The log does without them, and yet not all is well in this directory.
+    return 1 if report.damaged_snapshots else 0
 
 
 def _entry_plain(entry: Entry) -> dict[str, object]:

@@ -5,11 +5,12 @@
     mutants                    each deliberate fault, until a seed catches it: the kit must be able to fail
 
 House rule: standard output has the result, standard error the progress.  Exit status: 0 all is well, 1 a seed failed or
-a mutant survived or nothing was run, 2 the command makes no sense, 130 it was interrupted.
+a mutant survived or nothing was run, 2 the command makes no sense, 130 it was interrupted, 141 nobody reads on.
 """
 
 import argparse
 import json
+import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ from typing import TextIO
 
 import trio
 
+from trio_raft._errors import leaves
 from trio_raft.testing._chances import warnings
 from trio_raft.testing._hunting import Hunt, Hunts
 from trio_raft.testing._mutants import MUTANTS
@@ -50,7 +52,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         _say(sys.stderr, f"error: {error}")
         return 2
-    except KeyboardInterrupt:
+    except BrokenPipeError:
+        # Whoever reads the output has seen enough.  Python would try to write the rest once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except BaseException as error:
+        # Ctrl-C in the middle of a simulation comes in groups.
+        if not any(isinstance(leaf, KeyboardInterrupt) for leaf in leaves(error)):
+            raise
         _say(sys.stderr, "interrupted")
         return 130
 
@@ -87,9 +96,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--faults", metavar="KIND,…", help=_faults_help())
         command.add_argument("--ruined", type=int, help="members whose disks may be wiped or damaged for good")
         command.add_argument("--snapshots", choices=("on", "off"), help="in every run, or in none; default: drawn")
-    commands.add_parser("work", help="run what comes from standard input; for the other commands").set_defaults(
-        command=_work
-    )
+    # Without a help text it is not listed: only the other commands start it.
+    commands.add_parser("work", description="Run what comes from standard input.").set_defaults(command=_work)
     return parser
 
 
