@@ -253,7 +253,11 @@ class DiskHasRoom:
 
 @attrs.frozen
 class LoopBlocked:
-    """One call kept the event loop from everything else for ``seconds``, heartbeats included."""
+    """One call kept the event loop from everything else for ``seconds``, heartbeats included.
+
+    From ``loop_blocked_threshold`` on.  What comes near ``heartbeat_timeout`` costs a leader its place.  Let the call
+    do less at once, or raise the timeouts.
+    """
 
     call: str
     seconds: float

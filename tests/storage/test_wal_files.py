@@ -174,6 +174,17 @@ def test_directory_that_cannot_be_made_is_a_wrong_setting(tmp_path: Path) -> Non
         assert str(caught.value) == f"data_directory: {path} cannot be used: {problem}"
 
 
+def test_directory_in_a_place_where_nobody_makes_any(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the system says is passed on, where it is not the parent that is missing: so it is in /proc."""
+
+    def refuse(*_: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    monkeypatch.setattr(os, "mkdir", refuse)
+    with pytest.raises(ConfigurationError, match=r"no such file or directory; choose a directory that can be written"):
+        recover(FILES, directory=tmp_path / "data")
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write everywhere")
 def test_directory_that_is_not_writable_is_a_wrong_setting(directory: Path) -> None:
     """A directory without write permission is refused at the start, not when the first file is full."""

@@ -271,10 +271,10 @@ def directory_errors(path: Path, *, needed: int) -> Iterator[None]:
 
 def _unusable(path: Path, error: OSError) -> str:
     """What to do about it, as far as the operating system's number says."""
-    if error.errno == errno.ENOENT:
+    if error.errno == errno.ENOENT and not path.parent.is_dir():
         return f"{path} cannot be used: its parent {path.parent} does not exist; create it"
     if error.errno == errno.ENOTDIR:
         return f"{path} cannot be used: its parent {path.parent} is not a directory"
     if error.errno == errno.EEXIST:
         return f"{path} cannot be used: it is a file, not a directory"
-    return f"{path} cannot be used: {error.strerror}"
+    return f"{path} cannot be used: {(error.strerror or str(error)).lower()}; choose a directory that can be written to"
