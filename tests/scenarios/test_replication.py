@@ -1,6 +1,8 @@
 """Replication as a whole: quiet when there is nothing to do, fast when there is, and never silently dead."""
 
+import itertools
 from collections.abc import Callable
+from random import Random
 
 import pytest
 import trio
@@ -61,6 +63,27 @@ async def test_leader_far_from_most_followers_keeps_leading(seed: int, autojump_
         term = leader.term
         await cluster.settle(120)
         assert (leader.role, leader.term) == ("leader", term)
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_leader_leads_on_where_each_link_has_a_length_of_its_own(seed: int, autojump_clock: object) -> None:
+    """Whatever the round trips up to 0.2 s, and whatever is written: with the default timeouts the leader that was
+    elected among them stays, and writes go on (E9).
+    """
+    random = Random(seed)
+    async with running_cluster(random.choice((3, 4, 5, 7)), seed=seed) as cluster:
+        for source, target in itertools.permutations(cluster.ids, 2):
+            cluster.network.set_delay(source, target, random.uniform(0.0, 0.1))
+        leader = await cluster.elected()
+        await cluster.settle(5)
+        term, written = leader.term, 0
+        with trio.move_on_after(60):
+            while True:
+                await cluster.write_many(leader, [b"%d" % (written + number) for number in range(random.randrange(9))])
+                written += 1
+                await trio.sleep(random.choice((0.0, 0.01, 0.5, 3.0)))
+        assert (leader.role, leader.term) == ("leader", term)
+        assert written > 20
 
 
 async def test_nothing_new_is_told_twice(autojump_clock: object) -> None:
