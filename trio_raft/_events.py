@@ -192,6 +192,35 @@ class DirectoryReplaced:
 
 
 @attrs.frozen
+class MembersDiffer:
+    """The members that a data directory holds are not those that ``Config.members`` names; the stored ones count."""
+
+    stored: tuple[ServerId, ...]
+    """Sorted; in force."""
+    configured: tuple[ServerId, ...]
+    """Sorted; as the settings name them."""
+    logger: ClassVar[str] = "trio_raft.bootstrap"
+    level: ClassVar[int] = logging.WARNING
+
+    def __str__(self) -> str:
+        text = (
+            f"this data directory belongs to a cluster of {', '.join(self.stored)}, but the setting members names "
+            f"{', '.join(self.configured)}: the stored ones count, the setting only says where to find them"
+        )
+        if strangers := ", ".join(sorted(set(self.configured) - set(self.stored))):
+            text += (
+                f". {strangers} cannot join, since membership cannot be changed yet: take {strangers} off the list, or "
+                f"begin anew, without the data, in empty directories on all members"
+            )
+        if unnamed := ", ".join(sorted(set(self.stored) - set(self.configured))):
+            text += (
+                f". No address is known of {unnamed}, without whose votes a majority is harder to reach: put {unnamed} "
+                f"back on the list. If no majority is left, python -m trio_raft recover makes a new cluster"
+            )
+        return text
+
+
+@attrs.frozen
 class TornTailCut:
     """Recovery cut a write that a crash had left half done; nothing acknowledged was in it."""
 
@@ -289,6 +318,7 @@ Event: TypeAlias = (
     | BootstrapWaiting
     | BootstrapDone
     | DirectoryReplaced
+    | MembersDiffer
     | TornTailCut
     | DiskStalled
     | DiskRecovered

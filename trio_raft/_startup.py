@@ -15,7 +15,7 @@ from trio_raft._config import Config
 from trio_raft._environment import Environment, Lane
 from trio_raft._errors import ConfigurationError, LogCorrupt
 from trio_raft._event_hub import EventHub
-from trio_raft._events import TornTailCut
+from trio_raft._events import MembersDiffer, TornTailCut
 from trio_raft._first_start import FirstStart
 from trio_raft._handshake import Handshake
 from trio_raft._journal import Journal
@@ -85,6 +85,8 @@ async def recover(
     _check_restore(config, machine, found.newest)
     recovered = await _open_log(config, stores, identity, found, environment)
     _check_applied(config, machine, recovered)
+    bootstrap = _recovered_bootstrap(config, recovered)
+    configuration = _configuration_in_force(bootstrap, found.newest)
     await run_blocking(Lane.SNAPSHOT, stores.snapshots.tidy)
     clock = environment.clock
     events = EventHub(
@@ -92,7 +94,7 @@ async def recover(
         stopwatch=clock.stopwatch,
         blocked_threshold=config.timeouts.loop_blocked_threshold,
     )
-    _tell(events, found, recovered)
+    _tell(events, config, found, recovered, configuration)
     journal = Journal(
         stores.log,
         environment,
@@ -106,13 +108,11 @@ async def recover(
     elif recovered.base.index:
         # A crash may have come between a cut and the removal of its files.
         journal.compact(recovered.base.index)
-    bootstrap = _recovered_bootstrap(config, recovered)
     first_start = FirstStart(bootstrap, journal=journal, events=events)
     restore_index = _restore_index(machine, found.newest, recovered)
-    first = Configuration(voters=tuple(bootstrap.members))
     state = _recovered_state(
         config,
-        first if found.newest is None else configuration_of(found.newest),
+        configuration,
         recovered,
         commit_index=_known_committed(machine, found.newest),
         last_applied=_applied(machine, restore_index),
@@ -149,14 +149,12 @@ async def recover(
     return server
 
 
-def _tell(events: EventHub, found: SnapshotsFound, recovered: Recovered) -> None:
-    """What recovery cut and passed over."""
+def _tell(events: EventHub, config: Config, found: SnapshotsFound, recovered: Recovered, stored: Configuration) -> None:
+    """What recovery cut, what it found to differ from the settings, and what it passed over."""
     if recovered.cut_bytes:
         events.publish_finding(TornTailCut(recovered.cut_path, recovered.cut_bytes))
-    _publish_ignored(events, found)
-
-
-def _publish_ignored(events: EventHub, found: SnapshotsFound) -> None:
+    if set(stored.members) != set(config.members):
+        events.publish_finding(MembersDiffer(stored.members, tuple(sorted(config.members))))
     for damage in found.damaged:
         events.publish_finding(SnapshotIgnored(str(damage.path), damage.problem))
     for name in found.unfinished:
@@ -229,6 +227,11 @@ def _recovered_bootstrap(config: Config, recovered: Recovered) -> Bootstrap:
         incarnations=known,
         done=settled,
     )
+
+
+def _configuration_in_force(bootstrap: Bootstrap, snapshot: StoredSnapshot | None) -> Configuration:
+    """A snapshot brings its own (N6); without one it is still the first."""
+    return Configuration(voters=tuple(bootstrap.members)) if snapshot is None else configuration_of(snapshot)
 
 
 def _check_still_named(config: Config, known: Mapping[ServerId, Incarnation]) -> None:

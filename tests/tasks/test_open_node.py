@@ -1,18 +1,20 @@
 """The ways into a node and out of it: what leaves, and that nothing is left behind."""
 
 import errno
+import logging
 import signal
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
+import attrs
 import pytest
 import trio
 from trio.testing import MockClock
 
 import trio_raft
 from tests.tasks.leftovers import nothing_left
-from tests.tasks.parts import CLUSTER, N1, N2, StoreUnderControl, lanes, make_config, settle
+from tests.tasks.parts import CLUSTER, N1, N2, N3, StoreUnderControl, lanes, make_config, settle
 from trio_raft import Committed, Node, open_node, serve_node
 from trio_raft._environment import Environment, Lane
 from trio_raft._errors import (
@@ -24,11 +26,11 @@ from trio_raft._errors import (
     StateMachineError,
     StorageError,
 )
-from trio_raft._events import Event, NodeStopped
+from trio_raft._events import Event, MembersDiffer, NodeStopped
 from trio_raft._messages import Incarnation
 from trio_raft._records import Entry
 from trio_raft._rules.state import Role
-from trio_raft.abc import Recovered, SnapshotPoint, StoreIdentity
+from trio_raft.abc import Recovered, SaveBootstrap, SnapshotPoint, StoreIdentity
 from trio_raft.testing._environment import test_environment
 from trio_raft.testing._network import MemoryNetwork
 
@@ -307,6 +309,56 @@ async def test_open_node_address_in_use(tmp_path: Path) -> None:
         # Nothing holds the directory.
         async with open_node(config, Machine()) as node:
             await node.wait_leader()
+
+
+async def test_open_node_other_members_than_stored(
+    house: House, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Other ids than the stored ones change nothing, and the start says so, as an event and as a warning."""
+    async with house.open() as node:
+        await node.wait_leader()
+        await node.propose(b"alone")
+    house.config = make_config()
+    async with house.open() as node:
+        with node.events() as events:
+            assert events.receive_nowait() == MembersDiffer((N1,), (N1, N2, N3))
+        await node.wait_leader()
+        await node.propose(b"still alone")
+    [warning] = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert warning.name == "trio_raft.bootstrap"
+    assert warning.getMessage() == (
+        "n1: this data directory belongs to a cluster of n1, but the setting members names n1, n2, n3: the stored ones "
+        "count, the setting only says where to find them. n2, n3 cannot join, since membership cannot be changed yet: "
+        "take n2, n3 off the list, or begin anew, without the data, in empty directories on all members"
+    )
+
+
+async def test_open_node_fewer_members_than_stored(house: House, autojump_clock: MockClock) -> None:
+    """Members that the list does not name any more still count, and cannot be found."""
+    settled = SaveBootstrap({name: Incarnation(f"disk of {name}") for name in (N1, N2, N3)}, done=True)
+    house.store.inner.open(StoreIdentity(CLUSTER, N1, Incarnation("disk of n1")), memory_bytes=0)
+    plan = house.store.inner.plan([settled])
+    assert plan is not None
+    house.store.inner.execute(plan)
+    house.store.inner.close()
+    async with house.open() as node:
+        with node.events() as events:
+            differ = events.receive_nowait()
+    assert differ == MembersDiffer((N1, N2, N3), (N1,))
+    assert "put n2, n3 back on the list" in str(differ)
+    assert "recover" in str(differ)
+    assert "cannot join" not in str(differ)
+
+
+async def test_open_node_other_addresses_are_no_other_members(house: House, autojump_clock: MockClock) -> None:
+    """Ids are identity: an address may change, and nothing is said about it."""
+    async with house.open() as node:
+        await node.wait_leader()
+    house.config = attrs.evolve(house.config, members={N1: "elsewhere:7001"})
+    async with house.open() as node:
+        with node.events() as events, pytest.raises(trio.WouldBlock):
+            events.receive_nowait()
+        await node.wait_leader()
 
 
 async def test_open_node_cancelled_during_recovery(house: House, autojump_clock: MockClock) -> None:
