@@ -4,6 +4,8 @@ All of this happens in the caller's task, before any service starts, so that a n
 error.  Nothing on disk is changed by a refusal; the cut of a torn tail is announced.
 """
 
+import errno
+import socket
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -281,12 +283,36 @@ def _draw_id(environment: Environment) -> str:
 
 
 async def listen(config: Config, transport: Transport) -> Sequence[trio.abc.Listener[Any]]:
-    """Bind this node's address.  Raises ConfigurationError if it is taken or not ours."""
+    """Bind this node's address.  Raises ConfigurationError if that fails, with what to do about it."""
+    address = config.listen_address
     try:
-        return await transport.listen(config.listen_address)
+        return await transport.listen(address)
     except OSError as error:
-        raise ConfigurationError(
-            "listen",
-            f"cannot listen on {config.listen_address}: {error.strerror or error}. Stop the program that holds the "
-            f"address, or choose another one",
-        ) from error
+        problem = f"cannot listen on {address}: {error.strerror or error}. {_listen_advice(config, error)}"
+        raise ConfigurationError("listen", problem) from error
+
+
+def _listen_advice(config: Config, error: OSError) -> str:
+    """The next step, as far as the operating system's number says."""
+    setting = "listen" if config.listen else f"members.{config.node_id}"
+    if isinstance(error, socket.gaierror) or isinstance(error.__cause__, UnicodeError):
+        # Its numbers are not those of errno, and on some systems mean something else there.
+        if error.errno == socket.EAI_AGAIN:
+            return "The name server did not answer: try again, or give the host as a number"
+        return f"Correct the host in {setting}, or give it as a number"
+    match error.errno:
+        case errno.EADDRINUSE:
+            return "Stop the program that holds the address, or choose another one"
+        case errno.EADDRNOTAVAIL:
+            return (
+                f"No interface of this machine has that address: correct {setting}, or, if the peers reach this "
+                f"machine by an address that is not its own, set listen to one that is, for example 0.0.0.0:7000"
+            )
+        case errno.EACCES | errno.EPERM:
+            return "This user may not bind it: choose a port above 1023, or give the program the right to"
+        case errno.EAFNOSUPPORT:
+            return f"This machine does not speak that kind of address, IPv4 or IPv6: choose the other in {setting}"
+        case errno.EMFILE | errno.ENFILE:
+            return "Raise the limit of open files, or close some"
+        case _:
+            return f"Correct {setting}"

@@ -2,8 +2,11 @@
 
 import errno
 import logging
+import os
+import re
 import signal
-from collections.abc import Awaitable, Callable
+import socket
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
@@ -33,6 +36,10 @@ from trio_raft._rules.state import Role
 from trio_raft.abc import Recovered, SaveBootstrap, SnapshotPoint, StoreIdentity
 from trio_raft.testing._environment import test_environment
 from trio_raft.testing._network import MemoryNetwork
+
+
+def os_error(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
 
 
 class Machine(trio_raft.StateMachine[bytes, int]):
@@ -306,9 +313,61 @@ async def test_open_node_address_in_use(tmp_path: Path) -> None:
                 async with open_node(config, Machine()):
                     raise AssertionError("the body must not run")
         assert caught.value.key == "listen"
+        assert "Stop the program that holds the address" in str(caught.value)
         # Nothing holds the directory.
         async with open_node(config, Machine()) as node:
             await node.wait_leader()
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (os_error(errno.EADDRINUSE), "Stop the program that holds the address, or choose another one"),
+        (os_error(errno.EADDRNOTAVAIL), "No interface of this machine has that address: correct members.n1, or, "),
+        (os_error(errno.EADDRNOTAVAIL), "set listen to one that is, for example 0.0.0.0:7000"),
+        (os_error(errno.EACCES), "This user may not bind it: choose a port above 1023"),
+        (os_error(errno.EAFNOSUPPORT), "choose the other in members.n1"),
+        (os_error(errno.EMFILE), "Raise the limit of open files"),
+        (os_error(errno.EINVAL), "Correct members.n1"),
+        (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), "Correct the host in members.n1"),
+        (socket.gaierror(socket.EAI_AGAIN, "Temporary failure"), "The name server did not answer: try again"),
+        (OSError("a transport of its own"), "a transport of its own. Correct members.n1"),
+    ],
+)
+async def test_open_node_cannot_listen(
+    error: OSError, advice: str, house: House, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    """Why an address cannot be bound decides what to do about it."""
+
+    class Unbound:
+        async def listen(self, address: str) -> Sequence[trio.abc.Listener[trio.abc.Stream]]:
+            raise error
+
+    monkeypatch.setattr(house.network, "transport", lambda _: Unbound())
+    with nothing_left(house.network), pytest.raises(ConfigurationError, match=re.escape(advice)) as caught:
+        async with house.open():
+            raise AssertionError("the body must not run")
+    assert caught.value.key == "listen"
+    assert caught.value.problem.startswith(f"cannot listen on n1:1: {error.strerror or error}. ")
+    assert caught.value.__cause__ is error
+    assert ("Stop the program" in str(caught.value)) == (error.errno == errno.EADDRINUSE)
+
+
+@pytest.mark.parametrize(
+    ("host", "advice"),
+    [
+        ("192.0.2.1", "No interface of this machine has that address: correct listen"),
+        ("no..name", "Correct the host in listen"),
+    ],
+)
+async def test_open_node_cannot_listen_there(host: str, advice: str, tmp_path: Path) -> None:
+    """The same with real sockets: an address of documentation, and what is no name at all."""
+    config = trio_raft.Config(
+        node_id="n1", cluster_id=CLUSTER, members={"n1": "n1:1"}, listen=f"{host}:7001", data_directory=tmp_path / "n1"
+    )
+    with nothing_left(), pytest.raises(ConfigurationError, match=advice):
+        async with open_node(config, Machine()):
+            raise AssertionError("the body must not run")
 
 
 async def test_open_node_other_members_than_stored(
