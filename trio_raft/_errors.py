@@ -104,14 +104,20 @@ class StorageError(RaftError):
 class StorageFull(RaftError):
     """No room to prepare log space; what is durable stays so, but nothing new is accepted.
 
-    The command was not appended.  Next step: free space in the data directory's file system.
+    The command was not appended; at the start, no log was begun.  Next step: free space in the data directory's file
+    system.  ``needed``: bytes.
     """
 
-    def __init__(self, path: Path, needed: int) -> None:
-        super().__init__(
-            f"the file system of {path} has no room for another {needed} bytes of log. Free some space; "
-            f"the node takes commands again by itself."
-        )
+    def __init__(self, path: Path, needed: int, *, starting: bool = False) -> None:
+        if starting:
+            self.problem = (
+                f"the file system of {path} has no room for the log, which takes {needed} bytes to begin with"
+            )
+            advice = "Free some space, or choose a data_directory on a larger disk, then start again."
+        else:
+            self.problem = f"the file system of {path} has no room for another {needed} bytes of log"
+            advice = "Free some space; the node takes commands again by itself."
+        super().__init__(f"{self.problem}. {advice}")
         self.path = path
         self.needed = needed
 

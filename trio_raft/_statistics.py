@@ -178,7 +178,7 @@ def why_no_leader(server: Server) -> str:
         trouble = server.first_start.trouble()
         return f"the first start waits for {missing}" + (f" ({trouble})" if trouble else "")
     if journal.full is not None:
-        return f"this server may not campaign: {journal.full}"
+        return f"this server may not campaign: {journal.full.problem}; free some space"
     if journal.overdue(server.environment.clock.now()):
         return "this server may not campaign: the disk of its log is stalled"
     if state.role is Role.CANDIDATE:
