@@ -11,7 +11,7 @@ from typing import ClassVar, TypeAlias
 
 import attrs
 
-from trio_raft._errors import RaftError
+from trio_raft._errors import NO_INCARNATION, RaftError
 from trio_raft._messages import Incarnation, LogIndex, ServerId, Term
 from trio_raft._snapshot_events import (
     LogCompacted,
@@ -180,11 +180,17 @@ class DirectoryReplaced:
     """This server's directory is not the one that the cluster knows; it neither votes nor acknowledges."""
 
     known: Incarnation
+    """"none" if the cluster does not know the id at all."""
     found: Incarnation
     logger: ClassVar[str] = "trio_raft.bootstrap"
     level: ClassVar[int] = logging.ERROR
 
     def __str__(self) -> str:
+        if self.known == NO_INCARNATION:
+            return (
+                "the cluster settled its members without this id: it neither votes nor acknowledges. Members cannot be "
+                "added yet; begin anew, without the data, in empty directories on all members"
+            )
         return (
             f"the cluster knows this id with incarnation {self.known}, this directory is {self.found}: it neither "
             f"votes nor acknowledges. Put the original directory back; no older copy will do"
