@@ -28,7 +28,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("_records",),
     ("_messages",),
     ("_stored",),
-    ("_journal_items", "_config", "_strict", "_codec", "_values", "_tickets", "_rules"),
+    ("_journal_items", "_mistakes", "_config", "_strict", "_codec", "_values", "_tickets", "_rules"),
     ("abc", "_snapshot_events", "_events", "_event_hub"),
     ("_rules.tail",),
     ("_rules.bootstrap", "_rules.configuration", "_rules.log", "_rules.progress"),

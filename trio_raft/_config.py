@@ -2,23 +2,21 @@
 
 ``Timeouts`` and ``Limits`` check their own relations when they are made, so that a node never starts with, say, a
 leader lease that outlives the followers' patience.  ``Config.from_toml`` reads the same classes from a file and names
-the path of a wrong key.
+the path of a wrong key (``_mistakes.py``).
 
 House rule: settings are frozen; nothing in the package computes a duration that is not derived from this page.
 """
 
-import difflib
+import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
 
 import attrs
-import cattrs
-from cattrs.v import format_exception, transform_error
 
-from trio_raft._errors import ConfigurationError, leaves
+from trio_raft._errors import ConfigurationError
 from trio_raft._messages import ServerId
+from trio_raft._mistakes import must_be, require, require_number, require_settings, structure
 from trio_raft._records import record_size
 
 KIBIBYTE = 1 << 10
@@ -84,6 +82,7 @@ class Timeouts:
 
     def __attrs_post_init__(self) -> None:
         for name, value in attrs.asdict(self).items():
+            require_number(f"timeouts.{name}", value)
             if not 0 < value < float("inf"):
                 raise ConfigurationError(f"timeouts.{name}", f"must be a positive number of seconds, not {value!r}")
         for smaller, larger in (
@@ -164,6 +163,7 @@ class Limits:
 
     def __attrs_post_init__(self) -> None:
         for name, value in attrs.asdict(self).items():
+            require_number(f"limits.{name}", value, whole=True)
             if value < 1:
                 raise ConfigurationError(f"limits.{name}", f"must be at least 1, not {value!r}")
         if self.largest_batch > self.max_frame_body:
@@ -220,13 +220,29 @@ class Snapshots:
 
     def __attrs_post_init__(self) -> None:
         for name, value in attrs.asdict(self).items():
+            require_number(f"snapshots.{name}", value, whole=name != "interval")
             lowest = 1 if name in ("keep", "chunk_bytes") else 0
             if not lowest <= value < float("inf"):
                 raise ConfigurationError(f"snapshots.{name}", f"must be at least {lowest}, not {value!r}")
 
 
+# What the converters accept by their signatures is for type checkers; they are called with anything.
+
+
 def _by_server_id(members: Mapping[str, str]) -> Mapping[ServerId, str]:
+    require("members", members, Mapping, 'a mapping of ids to addresses, for example {"n1": "127.0.0.1:7000"}')
+    for member in members:
+        require("members", member, str, "a mapping whose ids are strings")
     return {ServerId(member): address for member, address in members.items()}
+
+
+def _as_path(directory: str | os.PathLike[str]) -> Path:
+    require("data_directory", directory, (str, os.PathLike), "the path of a directory")
+    path = os.fspath(directory)
+    require("data_directory", path, str, "the path of a directory")
+    if not path:
+        raise ConfigurationError("data_directory", "must not be empty")
+    return Path(path)
 
 
 @attrs.frozen(kw_only=True)
@@ -235,7 +251,8 @@ class Config:
 
     ``members`` names the servers that the cluster is first made of, this one included, with the address at which
     each can be reached.  It must name the same ids on every member.  Afterwards the log says who belongs to the
-    cluster, and ``members`` only says where to find them: ids are identity, addresses may change.
+    cluster, and ``members`` only says where to find them: ids are identity, addresses may change.  A start at which
+    the ids are others than the stored ones goes on with those, and the event ``MembersDiffer`` says so.
     """
 
     node_id: ServerId = attrs.field(converter=ServerId)
@@ -243,7 +260,7 @@ class Config:
     """Servers of different clusters refuse each other."""
     members: Mapping[ServerId, str] = attrs.field(converter=_by_server_id)
     """Id → ``host:port``, as the peers dial it."""
-    data_directory: Path = attrs.field(converter=Path)
+    data_directory: Path = attrs.field(converter=_as_path)
     """Created if missing; its parent must exist.  A relative path, in a TOML file too, starts at the current directory
     of the process, not at the file's."""
     listen: str = ""
@@ -253,16 +270,19 @@ class Config:
     snapshots: Snapshots = Snapshots()
 
     def __attrs_post_init__(self) -> None:
-        if not self.cluster_id:
-            raise ConfigurationError("cluster_id", "must not be empty")
-        if not self.node_id:
-            raise ConfigurationError("node_id", "must not be empty")
+        for name, value in (("cluster_id", self.cluster_id), ("node_id", self.node_id)):
+            require(name, value, str, "a string")
+            if not value:
+                raise ConfigurationError(name, "must not be empty")
         if self.node_id not in self.members:
             known = ", ".join(sorted(self.members)) or "none"
             raise ConfigurationError("members", f"must name this node, {self.node_id!r}; it names {known}")
         self._check_addresses()
-        if self.listen:
+        if self.listen != "":
             split_address("listen", self.listen)
+        require_settings("timeouts", self.timeouts, Timeouts)
+        require_settings("limits", self.limits, Limits)
+        require_settings("snapshots", self.snapshots, Snapshots)
 
     def _check_addresses(self) -> None:
         owners: dict[tuple[str, int], ServerId] = {}
@@ -270,6 +290,10 @@ class Config:
             if not member:
                 raise ConfigurationError("members", "an id must not be empty")
             host, port = split_address(f"members.{member}", address)
+            if not port:
+                raise ConfigurationError(
+                    f"members.{member}", f"must have a port that its peers can dial, from 1 to 65535, not {address!r}"
+                )
             owner = owners.setdefault((host.lower(), port), member)
             if owner != member:
                 raise ConfigurationError(f"members.{member}", f"has the same address as {owner}, {address}")
@@ -304,97 +328,14 @@ class Config:
 
         Raises ConfigurationError: ``key`` is that of the first mistake, the text names every one that was found.
         """
-        mistakes = _wrong_keys(table)
-        if mistakes:
-            raise _one_error(mistakes)
-        try:
-            return _strict_converter().structure(table, cls)
-        except ConfigurationError:
-            raise
-        except Exception as error:
-            _raise_first_configuration_error(error)
-            raise _one_error(_wrong_values(error)) from error
+        return structure(table, cls)
 
 
 def split_address(key: str, address: str) -> tuple[str, int]:
     """``host:port`` → (host, port); IPv6 hosts stand in brackets.  Raises ConfigurationError naming ``key``."""
+    expected = "host:port, for example 127.0.0.1:7000"
+    require(key, address, str, expected)
     host, colon, port = address.rpartition(":")
     if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise ConfigurationError(key, f"must be host:port, for example 127.0.0.1:7000, not {address!r}")
+        raise must_be(key, expected, address)
     return host.removeprefix("[").removesuffix("]"), int(port)
-
-
-def _strict_converter() -> cattrs.Converter:
-    """cattrs coerces by default: "false" would become True and "3" a number.  Refuse instead."""
-    converter = cattrs.Converter(detailed_validation=True)
-
-    def strictly(expected: type, *accepted: type):  # type: ignore[no-untyped-def]
-        def hook(value: object, _: object) -> object:
-            if type(value) not in accepted:
-                raise ValueError(f"expected {expected.__name__}, got {value!r}")
-            return expected(value)
-
-        converter.register_structure_hook(expected, hook)
-
-    strictly(int, int)
-    strictly(float, float, int)
-    strictly(str, str)
-    strictly(bool, bool)
-    converter.register_structure_hook(Path, lambda value, _: Path(converter.structure(value, str)))
-    return converter
-
-
-# ------------------------------------------------------------------------------------------------ mistakes
-
-_Mistake = tuple[str, str]
-"""The path of a key, and what is wrong with it."""
-
-
-def _one_error(mistakes: list[_Mistake]) -> ConfigurationError:
-    """All of them in one text: who corrects a file wants to do it once."""
-    (key, problem), *others = mistakes
-    return ConfigurationError(key, "; ".join([problem, *(f"{other}: {what}" for other, what in others)]))
-
-
-def _wrong_keys(table: object, settings: type = Config, prefix: str = "") -> list[_Mistake]:
-    """The missing keys, then the unknown ones, then those of the tables inside."""
-    if not isinstance(table, Mapping):
-        return [(prefix.removesuffix("."), f"must be a table, not {table!r}")]
-    given = cast("Mapping[str, object]", table)
-    known = attrs.fields_dict(settings)
-    mistakes = [
-        (f"{prefix}{name}", "missing")
-        for name, field in known.items()
-        if field.default is attrs.NOTHING and name not in given
-    ]
-    mistakes += [(f"{prefix}{name}", _no_such_key(name, list(known))) for name in given if name not in known]
-    for name, field in known.items():
-        if name in given and field.type is not None and attrs.has(field.type):
-            mistakes += _wrong_keys(given[name], field.type, f"{prefix}{name}.")
-    return mistakes
-
-
-def _no_such_key(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"no such key; did you mean {near[0]}?" if near else f"no such key; the keys are {', '.join(known)}"
-
-
-def _wrong_values(error: Exception) -> list[_Mistake]:
-    """What did not fit its type, from lines like ``expected int, got 'a' @ config.members['n4']``."""
-    lines = transform_error(error, path="config", format_exception=_what_was_found)
-    parts = [line.rpartition(" @ config") for line in lines]
-    return [(path.removeprefix(".").replace("['", ".").replace("']", ""), problem) for problem, _, path in parts]
-
-
-def _what_was_found(error: BaseException, expected: type | None) -> str:
-    """The strict hooks say what they found; cattrs' own wording leaves that out."""
-    if isinstance(error, AttributeError):
-        return "must be a table"  # What is no mapping has no items.
-    return str(error) if type(error) is ValueError else format_exception(error, expected)
-
-
-def _raise_first_configuration_error(error: BaseException) -> None:
-    """A relation that failed while a class was made keeps its own, clearer error."""
-    for leaf in leaves(error):
-        if isinstance(leaf, ConfigurationError):
-            raise leaf

@@ -66,17 +66,25 @@ class DirectoryMismatch(RaftError):
         self.expected = expected
 
 
+NO_INCARNATION = "none"
+"""Stands for the incarnation of an id that the cluster does not know."""
+
+
 class IncarnationRefused(RaftError):
     """The members know this id by another incarnation: its data directory was emptied or exchanged.
 
     It neither votes nor acknowledges, since it no longer holds what its predecessor promised.  Next step: put the
-    original directory back, as it was last written; an older copy of it would break the same promises.
+    original directory back, as it was last written; an older copy of it would break the same promises.  If they do not
+    know the id at all, ``known`` is "none": it is no member, and cannot become one yet.
     """
 
     def __init__(self, node_id: str, *, known: str, found: str) -> None:
         super().__init__(
-            f"{node_id} is known to the cluster with incarnation {known}, but this data directory is {found}: it was "
-            f"emptied or exchanged. Put the original directory back (no older copy); until then the others go on "
+            f"{node_id} is no member of the cluster, which settled its members without it; members cannot be added "
+            f"yet. Begin anew, without the data, in empty directories on all members."
+            if known == NO_INCARNATION
+            else f"{node_id} is known to the cluster with incarnation {known}, but this data directory is {found}: it "
+            f"was emptied or exchanged. Put the original directory back (no older copy); until then the others go on "
             f"without this member."
         )
         self.node_id = node_id
@@ -104,14 +112,20 @@ class StorageError(RaftError):
 class StorageFull(RaftError):
     """No room to prepare log space; what is durable stays so, but nothing new is accepted.
 
-    The command was not appended.  Next step: free space in the data directory's file system.
+    The command was not appended; at the start, no log was begun.  Next step: free space in the data directory's file
+    system.  ``needed``: bytes.
     """
 
-    def __init__(self, path: Path, needed: int) -> None:
-        super().__init__(
-            f"the file system of {path} has no room for another {needed} bytes of log. Free some space; "
-            f"the node takes commands again by itself."
-        )
+    def __init__(self, path: Path, needed: int, *, starting: bool = False) -> None:
+        if starting:
+            self.problem = (
+                f"the file system of {path} has no room for the log, which takes {needed} bytes to begin with"
+            )
+            advice = "Free some space, or choose a data_directory on a larger disk, then start again."
+        else:
+            self.problem = f"the file system of {path} has no room for another {needed} bytes of log"
+            advice = "Free some space; the node takes commands again by itself."
+        super().__init__(f"{self.problem}. {advice}")
         self.path = path
         self.needed = needed
 

@@ -11,7 +11,7 @@ from typing import ClassVar, TypeAlias
 
 import attrs
 
-from trio_raft._errors import RaftError
+from trio_raft._errors import NO_INCARNATION, RaftError
 from trio_raft._messages import Incarnation, LogIndex, ServerId, Term
 from trio_raft._snapshot_events import (
     LogCompacted,
@@ -180,15 +180,50 @@ class DirectoryReplaced:
     """This server's directory is not the one that the cluster knows; it neither votes nor acknowledges."""
 
     known: Incarnation
+    """"none" if the cluster does not know the id at all."""
     found: Incarnation
     logger: ClassVar[str] = "trio_raft.bootstrap"
     level: ClassVar[int] = logging.ERROR
 
     def __str__(self) -> str:
+        if self.known == NO_INCARNATION:
+            return (
+                "the cluster settled its members without this id: it neither votes nor acknowledges. Members cannot be "
+                "added yet; begin anew, without the data, in empty directories on all members"
+            )
         return (
             f"the cluster knows this id with incarnation {self.known}, this directory is {self.found}: it neither "
             f"votes nor acknowledges. Put the original directory back; no older copy will do"
         )
+
+
+@attrs.frozen
+class MembersDiffer:
+    """The members that a data directory holds are not those that ``Config.members`` names; the stored ones count."""
+
+    stored: tuple[ServerId, ...]
+    """Sorted; in force."""
+    configured: tuple[ServerId, ...]
+    """Sorted; as the settings name them."""
+    logger: ClassVar[str] = "trio_raft.bootstrap"
+    level: ClassVar[int] = logging.WARNING
+
+    def __str__(self) -> str:
+        text = (
+            f"this data directory belongs to a cluster of {', '.join(self.stored)}, but the setting members names "
+            f"{', '.join(self.configured)}: the stored ones count, the setting only says where to find them"
+        )
+        if strangers := ", ".join(sorted(set(self.configured) - set(self.stored))):
+            text += (
+                f". {strangers} cannot join, since membership cannot be changed yet: take {strangers} off the list, or "
+                f"begin anew, without the data, in empty directories on all members"
+            )
+        if unnamed := ", ".join(sorted(set(self.stored) - set(self.configured))):
+            text += (
+                f". No address is known of {unnamed}, without whose votes a majority is harder to reach: put {unnamed} "
+                f"back on the list. If no majority is left, python -m trio_raft recover makes a new cluster"
+            )
+        return text
 
 
 @attrs.frozen
@@ -293,6 +328,7 @@ Event: TypeAlias = (
     | BootstrapWaiting
     | BootstrapDone
     | DirectoryReplaced
+    | MembersDiffer
     | TornTailCut
     | DiskStalled
     | DiskRecovered

@@ -106,9 +106,9 @@ class Node(Generic[CommandT, ResultT]):
     def events(self) -> AbstractContextManager[EventReceiver]:
         """A bounded channel of events: ``with node.events() as events: async for event in events``.
 
-        What recovery found and did when the node started (a torn write that it cut, snapshots that it passed over)
-        comes first, to the first reader of the node.  A slow reader loses the oldest events and finds their number in
-        ``events.dropped``; it never delays the node.
+        What recovery found and did when the node started (a torn write that it cut, other members than the settings
+        name, snapshots that it passed over) comes first, to the first reader of the node.  A slow reader loses the
+        oldest events and finds their number in ``events.dropped``; it never delays the node.
         """
         return self._server.events.subscribe(self._server.config.limits.event_buffer)
 

@@ -4,6 +4,8 @@ All of this happens in the caller's task, before any service starts, so that a n
 error.  Nothing on disk is changed by a refusal; the cut of a torn tail is announced.
 """
 
+import errno
+import socket
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -15,7 +17,7 @@ from trio_raft._config import Config
 from trio_raft._environment import Environment, Lane
 from trio_raft._errors import ConfigurationError, LogCorrupt
 from trio_raft._event_hub import EventHub
-from trio_raft._events import TornTailCut
+from trio_raft._events import MembersDiffer, TornTailCut
 from trio_raft._first_start import FirstStart
 from trio_raft._handshake import Handshake
 from trio_raft._journal import Journal
@@ -85,6 +87,8 @@ async def recover(
     _check_restore(config, machine, found.newest)
     recovered = await _open_log(config, stores, identity, found, environment)
     _check_applied(config, machine, recovered)
+    bootstrap = _recovered_bootstrap(config, recovered)
+    configuration = _configuration_in_force(bootstrap, found.newest)
     await run_blocking(Lane.SNAPSHOT, stores.snapshots.tidy)
     clock = environment.clock
     events = EventHub(
@@ -92,7 +96,7 @@ async def recover(
         stopwatch=clock.stopwatch,
         blocked_threshold=config.timeouts.loop_blocked_threshold,
     )
-    _tell(events, found, recovered)
+    _tell(events, config, found, recovered, configuration)
     journal = Journal(
         stores.log,
         environment,
@@ -106,13 +110,11 @@ async def recover(
     elif recovered.base.index:
         # A crash may have come between a cut and the removal of its files.
         journal.compact(recovered.base.index)
-    bootstrap = _recovered_bootstrap(config, recovered)
     first_start = FirstStart(bootstrap, journal=journal, events=events)
     restore_index = _restore_index(machine, found.newest, recovered)
-    first = Configuration(voters=tuple(bootstrap.members))
     state = _recovered_state(
         config,
-        first if found.newest is None else configuration_of(found.newest),
+        configuration,
         recovered,
         commit_index=_known_committed(machine, found.newest),
         last_applied=_applied(machine, restore_index),
@@ -149,14 +151,12 @@ async def recover(
     return server
 
 
-def _tell(events: EventHub, found: SnapshotsFound, recovered: Recovered) -> None:
-    """What recovery cut and passed over."""
+def _tell(events: EventHub, config: Config, found: SnapshotsFound, recovered: Recovered, stored: Configuration) -> None:
+    """What recovery cut, what it found to differ from the settings, and what it passed over."""
     if recovered.cut_bytes:
         events.publish_finding(TornTailCut(recovered.cut_path, recovered.cut_bytes))
-    _publish_ignored(events, found)
-
-
-def _publish_ignored(events: EventHub, found: SnapshotsFound) -> None:
+    if set(stored.members) != set(config.members):
+        events.publish_finding(MembersDiffer(stored.members, tuple(sorted(config.members))))
     for damage in found.damaged:
         events.publish_finding(SnapshotIgnored(str(damage.path), damage.problem))
     for name in found.unfinished:
@@ -231,6 +231,11 @@ def _recovered_bootstrap(config: Config, recovered: Recovered) -> Bootstrap:
     )
 
 
+def _configuration_in_force(bootstrap: Bootstrap, snapshot: StoredSnapshot | None) -> Configuration:
+    """A snapshot brings its own (N6); without one it is still the first."""
+    return Configuration(voters=tuple(bootstrap.members)) if snapshot is None else configuration_of(snapshot)
+
+
 def _check_still_named(config: Config, known: Mapping[ServerId, Incarnation]) -> None:
     """A member that was met may have finished the first start already: it cannot be taken off the list any more.
 
@@ -278,12 +283,36 @@ def _draw_id(environment: Environment) -> str:
 
 
 async def listen(config: Config, transport: Transport) -> Sequence[trio.abc.Listener[Any]]:
-    """Bind this node's address.  Raises ConfigurationError if it is taken or not ours."""
+    """Bind this node's address.  Raises ConfigurationError if that fails, with what to do about it."""
+    address = config.listen_address
     try:
-        return await transport.listen(config.listen_address)
+        return await transport.listen(address)
     except OSError as error:
-        raise ConfigurationError(
-            "listen",
-            f"cannot listen on {config.listen_address}: {error.strerror or error}. Stop the program that holds the "
-            f"address, or choose another one",
-        ) from error
+        problem = f"cannot listen on {address}: {error.strerror or error}. {_listen_advice(config, error)}"
+        raise ConfigurationError("listen", problem) from error
+
+
+def _listen_advice(config: Config, error: OSError) -> str:
+    """The next step, as far as the operating system's number says."""
+    setting = "listen" if config.listen else f"members.{config.node_id}"
+    if isinstance(error, socket.gaierror) or isinstance(error.__cause__, UnicodeError):
+        # Its numbers are not those of errno, and on some systems mean something else there.
+        if error.errno == socket.EAI_AGAIN:
+            return "The name server did not answer: try again, or give the host as a number"
+        return f"Correct the host in {setting}, or give it as a number"
+    match error.errno:
+        case errno.EADDRINUSE:
+            return "Stop the program that holds the address, or choose another one"
+        case errno.EADDRNOTAVAIL:
+            return (
+                f"No interface of this machine has that address: correct {setting}, or, if the peers reach this "
+                f"machine by an address that is not its own, set listen to one that is, for example 0.0.0.0:7000"
+            )
+        case errno.EACCES | errno.EPERM:
+            return "This user may not bind it: choose a port above 1023, or give the program the right to"
+        case errno.EAFNOSUPPORT:
+            return f"This machine does not speak that kind of address, IPv4 or IPv6: choose the other in {setting}"
+        case errno.EMFILE | errno.ENFILE:
+            return "Raise the limit of open files, or close some"
+        case _:
+            return f"Correct {setting}"

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import attrs
 
+from trio_raft._errors import NO_INCARNATION
 from trio_raft._follower import Follower
 from trio_raft._journal import JournalStatistics
 from trio_raft._messages import ServerId
@@ -169,16 +170,17 @@ def why_no_leader(server: Server) -> str:
     state, journal = server.state, server.journal
     if state.leader is not None:
         return ""
-    if server.first_start.replaced_for is not None:
-        return (
-            f"the cluster knows this server by another data directory (incarnation {server.first_start.replaced_for})"
-        )
+    replaced_for = server.first_start.replaced_for
+    if replaced_for == NO_INCARNATION:
+        return "the cluster settled its members without this server"
+    if replaced_for is not None:
+        return f"the cluster knows this server by another data directory (incarnation {replaced_for})"
     if not server.ready:
         missing = ", ".join(server.first_start.missing) or "nobody"
         trouble = server.first_start.trouble()
         return f"the first start waits for {missing}" + (f" ({trouble})" if trouble else "")
     if journal.full is not None:
-        return f"this server may not campaign: {journal.full}"
+        return f"this server may not campaign: {journal.full.problem}; free some space"
     if journal.overdue(server.environment.clock.now()):
         return "this server may not campaign: the disk of its log is stalled"
     if state.role is Role.CANDIDATE:

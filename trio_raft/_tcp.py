@@ -131,6 +131,9 @@ class TCPTransport(Transport):
         host, port = split_address("address", address)
         try:
             return TCPStream(await trio.open_tcp_stream(host, port))
+        except socket.gaierror as error:
+            # Its number is none of errno's: whoever looks it up there would find something else, or nothing.
+            raise OSError(f"no address is known of {host!r}: {error.strerror}") from None
         except UnicodeError as error:
             raise OSError(f"{host!r} is no host name: {error}") from error
 

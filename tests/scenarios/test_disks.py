@@ -423,8 +423,9 @@ async def test_full_disk_of_a_single_node(autojump_clock: object) -> None:
         # There is room for it, but that is the last.
         last = await outcome_of(node, b"last", within=1)
         assert last in ("applied", "LeadershipLost")
-        with pytest.raises(NoLeader, match="no room"):
+        with pytest.raises(NoLeader, match="no room for another 1048576 bytes of log; free some space") as caught:
             await node.propose(b"refused")
+        assert ".." not in str(caught.value)
         disk.full = False
         await cluster.write(await cluster.elected(), b"after")
         assert cluster.commands("n1") == [b"before", b"last", b"after"]

@@ -8,7 +8,7 @@ import trio
 import trio_raft
 from tests.support.cluster import running_cluster
 from tests.tasks.parts import about
-from trio_raft import BootstrapDone, BootstrapWaiting, MemoryLogStore, PeerRefused, RoleChanged
+from trio_raft import BootstrapDone, BootstrapWaiting, MembersDiffer, MemoryLogStore, PeerRefused, RoleChanged
 from trio_raft._messages import AppendEntriesReply, Message, RequestVote
 
 
@@ -195,3 +195,23 @@ async def test_single_node(autojump_clock: object) -> None:
         cluster.lanes("n1").resume()
         await cluster.restart("n1")
         await cluster.converged()
+
+
+async def test_members_added_to_a_list_of_one(autojump_clock: object) -> None:
+    """Whoever began alone stays alone, whatever its list says later; it is told, and so are those who want to join."""
+    async with running_cluster(2, start=False) as cluster:
+        await cluster.start("n1", members=["n1"])
+        await cluster.settle(5)
+        await cluster.crash("n1")
+        await cluster.start("n1", "n2", members=["n1", "n2"])
+        await cluster.settle(5)
+        assert cluster.node("n1").role == "leader"
+        (differ,) = cluster.seen("n1", MembersDiffer)
+        assert (differ.stored, differ.configured) == (("n1",), ("n1", "n2"))
+        (refused,) = cluster.seen("n2", trio_raft.DirectoryReplaced)
+        assert "settled its members without this id" in str(refused)
+        node = cluster.node("n2")
+        assert node.statistics().why_no_leader == "the cluster settled its members without this server"
+        with pytest.raises(trio_raft.IncarnationRefused, match="n2 is no member of the cluster") as caught:
+            await node.propose(b"x")
+        assert "original directory" not in f"{refused} {caught.value}"

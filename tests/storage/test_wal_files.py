@@ -217,6 +217,68 @@ def test_directory_trouble_is_sorted_by_blame(number: int, expected: type[RaftEr
         recover(Trouble(), directory=directory)
 
 
+class Disk(OsFiles):
+    """Says that so much is free, whatever there is."""
+
+    def __init__(self, free: int | OSError | None) -> None:
+        self.free = free
+
+    def free_bytes(self, directory: Path) -> int | None:
+        if isinstance(self.free, OSError):
+            raise self.free
+        return self.free
+
+
+SEGMENT_BYTES = 4096
+FIRST_BYTES = 3 * SEGMENT_BYTES
+"""The segment that is written, and two that are ready."""
+
+
+def test_disk_too_small_to_begin_is_refused(directory: Path) -> None:
+    """A new log is refused where its first segments would not fit, by the directory and the bytes; none is begun."""
+    with pytest.raises(StorageFull) as caught:
+        recover(Disk(FIRST_BYTES - 1), directory=directory, segment_bytes=SEGMENT_BYTES)
+    assert str(caught.value) == (
+        f"the file system of {directory} has no room for the log, which takes {FIRST_BYTES} bytes to begin with. Free "
+        f"some space, or choose a data_directory on a larger disk, then start again."
+    )
+    assert (caught.value.path, caught.value.needed) == (directory, FIRST_BYTES)
+    assert [path.name for path in directory.iterdir()] == ["lock"]
+    recover(Disk(FIRST_BYTES), directory=directory, segment_bytes=SEGMENT_BYTES)
+
+
+@pytest.mark.parametrize("free", [None, OSError(errno.ENOSYS, "Function not implemented")])
+def test_disk_of_unknown_size_is_tried(free: OSError | None, directory: Path) -> None:
+    """Where the file system does not say what is left, writing finds out."""
+    assert recover(Disk(free), directory=directory, segment_bytes=SEGMENT_BYTES).last_index == 0
+
+
+def test_full_disk_does_not_keep_a_log_from_opening(directory: Path) -> None:
+    """What is there was prepared already: a node whose disk is full may start, and goes on when there is room (S2)."""
+    open_store(FILES, directory=directory, segment_bytes=SEGMENT_BYTES).close()
+    recover(Disk(0), directory=directory, segment_bytes=SEGMENT_BYTES)
+
+
+@pytest.mark.parametrize("operation", ["make_directory", "create", "write"])
+def test_disk_that_fills_up_at_the_start(operation: str, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever step finds the disk full, a start says what it needs, not that it will go on by itself."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(OsFiles, operation, full)
+    with pytest.raises(StorageFull, match=f"takes {FIRST_BYTES} bytes to begin with. Free some space") as caught:
+        recover(OsFiles(), directory=directory, segment_bytes=SEGMENT_BYTES)
+    assert caught.value.path == directory
+    assert isinstance(caught.value.__cause__, OSError)
+
+
+def test_free_bytes_of_a_real_disk(tmp_path: Path) -> None:
+    """What the system says; some file systems say nothing."""
+    free = FILES.free_bytes(tmp_path)
+    assert free is None or free > 0
+
+
 def test_directory_without_permission_bits_is_refused(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The check of the permission bits is made for whoever is not the superuser."""
     open_store(FILES, directory=directory).close()

@@ -1,5 +1,6 @@
 """Settings: every relation is checked, and every mistake in a file is named by the path of its key."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,31 @@ def test_heartbeat_interval_is_a_tenth() -> None:
     assert Timeouts(heartbeat_timeout=0.5, leader_lease_timeout=0.2).heartbeat_interval == pytest.approx(0.05)
 
 
+@pytest.mark.parametrize("value", ["1", None, True, b"1", [1.0]])
+@pytest.mark.parametrize("name", [field.name for field in attrs.fields(Timeouts)])
+def test_timeouts_are_numbers(name: str, value: Any) -> None:
+    """What is no number is refused by the name of its setting, and is not made one."""
+    with pytest.raises(ConfigurationError) as caught:
+        Timeouts(**{name: value})
+    assert str(caught.value) == f"timeouts.{name}: must be a number of seconds, not {value!r}"
+
+
+@pytest.mark.parametrize("value", ["1", None, True, 1.0, 1.5])
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        *((Limits, field.name) for field in attrs.fields(Limits)),
+        *((Snapshots, field.name) for field in attrs.fields(Snapshots) if field.name != "interval"),
+    ],
+)
+def test_sizes_and_counts_are_whole_numbers(settings: Callable[..., object], name: str, value: Any) -> None:
+    """Nobody can keep one and a half of anything."""
+    with pytest.raises(ConfigurationError) as caught:
+        settings(**{name: value})
+    assert caught.value.key.endswith(f".{name}")
+    assert caught.value.problem == f"must be a whole number, not {value!r}"
+
+
 # ------------------------------------------------------------------------------------------- one node
 
 
@@ -146,7 +172,9 @@ def test_heartbeat_interval_is_a_tenth() -> None:
         ({"members": MEMBERS | {"n2": "host:http"}}, "members.n2"),
         ({"members": MEMBERS | {"n2": "host:65536"}}, "members.n2"),
         ({"members": MEMBERS | {"n2": "host:-1"}}, "members.n2"),
+        ({"members": MEMBERS | {"n2": "host:0"}}, "members.n2"),
         ({"listen": "everywhere"}, "listen"),
+        ({"data_directory": ""}, "data_directory"),
     ],
 )
 def test_config_wrong_value(changes: dict[str, object], key: str) -> None:
@@ -155,6 +183,64 @@ def test_config_wrong_value(changes: dict[str, object], key: str) -> None:
         make_config(**changes)
     assert caught.value.key == key
     assert str(caught.value).startswith(f"{key}: ")
+
+
+WRONG = ("127.0.0.1", 7002)
+A_MAPPING = 'a mapping of ids to addresses, for example {"n1": "127.0.0.1:7000"}'
+AN_ADDRESS = "host:port, for example 127.0.0.1:7000"
+A_TABLE = "(...) (Config.from_mapping takes plain tables)"
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "expected"),
+    [
+        ({"node_id": 1}, "node_id", "a string"),
+        ({"cluster_id": None}, "cluster_id", "a string"),
+        ({"members": [("n1", "127.0.0.1:7001")]}, "members", A_MAPPING),
+        ({"members": "n1"}, "members", A_MAPPING),
+        ({"members": {1: "127.0.0.1:7001"}}, "members", "a mapping whose ids are strings"),
+        ({"members": MEMBERS | {"n2": WRONG}}, "members.n2", AN_ADDRESS),
+        ({"data_directory": None}, "data_directory", "the path of a directory"),
+        ({"data_directory": b"/var/lib"}, "data_directory", "the path of a directory"),
+        ({"listen": None}, "listen", AN_ADDRESS),
+        ({"listen": 7001}, "listen", AN_ADDRESS),
+        ({"timeouts": {"heartbeat_timeout": 1.0}}, "timeouts", "trio_raft.Timeouts" + A_TABLE),
+        ({"limits": None}, "limits", "trio_raft.Limits" + A_TABLE),
+        ({"snapshots": {"keep": 2}}, "snapshots", "trio_raft.Snapshots" + A_TABLE),
+    ],
+)
+def test_config_wrong_type(changes: dict[str, Any], key: str, expected: str) -> None:
+    """A wrong type is refused as a wrong value is: by the name of the setting, with what stands there."""
+    with pytest.raises(ConfigurationError) as caught:
+        make_config(**changes)
+    assert caught.value.key == key
+    assert caught.value.problem.startswith(f"must be {expected}, not ")
+    # What stands there: the setting itself, or the one key or value in it that is wrong.
+    [given] = changes.values()
+    assert any(caught.value.problem.endswith(f", not {found!r}") for found in (given, 1, WRONG))
+
+
+def test_config_wrong_value_is_not_told_at_any_length() -> None:
+    """A long address is told in full, a long list is not."""
+    address = "h" * 100
+    with pytest.raises(ConfigurationError, match=address):
+        make_config(members=MEMBERS | {"n2": address})
+    with pytest.raises(ConfigurationError) as caught:
+        make_config(members=[("n1", "127.0.0.1:7001")] * 1000)
+    assert len(str(caught.value)) < 500
+
+
+def test_config_port_0_is_for_listening_only() -> None:
+    """Nobody can dial port 0; a program that is alone may let the system choose where it listens."""
+    with pytest.raises(ConfigurationError, match="a port that its peers can dial, from 1 to 65535, not 'host:0'"):
+        make_config(members={"n1": "host:0"})
+    assert make_config(listen="host:0").listen_address == "host:0"
+
+
+@pytest.mark.parametrize("directory", ["/var/lib/demo", Path("/var/lib/demo")])
+def test_config_directory_is_any_path(directory: object) -> None:
+    """A path may be a string or a path."""
+    assert make_config(data_directory=directory).data_directory == Path("/var/lib/demo")
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ class HangingFiles(OsFiles):
 
 
 def make_config(directory: Path) -> trio_raft.Config:
-    with_port = {"n1": "127.0.0.1:0"}
+    nobody_dials = {"n1": "127.0.0.1:1"}
     quick = Timeouts(
         heartbeat_timeout=0.05,
         election_timeout=0.05,
@@ -61,7 +61,12 @@ def make_config(directory: Path) -> trio_raft.Config:
         close_timeout=CLOSE_TIMEOUT,
     )
     return trio_raft.Config(
-        node_id="n1", cluster_id="tests", members=with_port, data_directory=directory / "n1", timeouts=quick
+        node_id="n1",
+        cluster_id="tests",
+        members=nobody_dials,
+        listen="127.0.0.1:0",
+        data_directory=directory / "n1",
+        timeouts=quick,
     )
 
 

@@ -1,18 +1,23 @@
 """The ways into a node and out of it: what leaves, and that nothing is left behind."""
 
 import errno
+import logging
+import os
+import re
 import signal
-from collections.abc import Awaitable, Callable
+import socket
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
+import attrs
 import pytest
 import trio
 from trio.testing import MockClock
 
 import trio_raft
 from tests.tasks.leftovers import nothing_left
-from tests.tasks.parts import CLUSTER, N1, N2, StoreUnderControl, lanes, make_config, settle
+from tests.tasks.parts import CLUSTER, N1, N2, N3, StoreUnderControl, lanes, make_config, settle
 from trio_raft import Committed, Node, open_node, serve_node
 from trio_raft._environment import Environment, Lane
 from trio_raft._errors import (
@@ -24,13 +29,17 @@ from trio_raft._errors import (
     StateMachineError,
     StorageError,
 )
-from trio_raft._events import Event, NodeStopped
+from trio_raft._events import Event, MembersDiffer, NodeStopped
 from trio_raft._messages import Incarnation
 from trio_raft._records import Entry
 from trio_raft._rules.state import Role
-from trio_raft.abc import Recovered, SnapshotPoint, StoreIdentity
+from trio_raft.abc import Recovered, SaveBootstrap, SnapshotPoint, StoreIdentity
 from trio_raft.testing._environment import test_environment
 from trio_raft.testing._network import MemoryNetwork
+
+
+def os_error(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
 
 
 class Machine(trio_raft.StateMachine[bytes, int]):
@@ -304,9 +313,111 @@ async def test_open_node_address_in_use(tmp_path: Path) -> None:
                 async with open_node(config, Machine()):
                     raise AssertionError("the body must not run")
         assert caught.value.key == "listen"
+        assert "Stop the program that holds the address" in str(caught.value)
         # Nothing holds the directory.
         async with open_node(config, Machine()) as node:
             await node.wait_leader()
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (os_error(errno.EADDRINUSE), "Stop the program that holds the address, or choose another one"),
+        (os_error(errno.EADDRNOTAVAIL), "No interface of this machine has that address: correct members.n1, or, "),
+        (os_error(errno.EADDRNOTAVAIL), "set listen to one that is, for example 0.0.0.0:7000"),
+        (os_error(errno.EACCES), "This user may not bind it: choose a port above 1023"),
+        (os_error(errno.EAFNOSUPPORT), "choose the other in members.n1"),
+        (os_error(errno.EMFILE), "Raise the limit of open files"),
+        (os_error(errno.EINVAL), "Correct members.n1"),
+        (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), "Correct the host in members.n1"),
+        (socket.gaierror(socket.EAI_AGAIN, "Temporary failure"), "The name server did not answer: try again"),
+        (OSError("a transport of its own"), "a transport of its own. Correct members.n1"),
+    ],
+)
+async def test_open_node_cannot_listen(
+    error: OSError, advice: str, house: House, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    """Why an address cannot be bound decides what to do about it."""
+
+    class Unbound:
+        async def listen(self, address: str) -> Sequence[trio.abc.Listener[trio.abc.Stream]]:
+            raise error
+
+    monkeypatch.setattr(house.network, "transport", lambda _: Unbound())
+    with nothing_left(house.network), pytest.raises(ConfigurationError, match=re.escape(advice)) as caught:
+        async with house.open():
+            raise AssertionError("the body must not run")
+    assert caught.value.key == "listen"
+    assert caught.value.problem.startswith(f"cannot listen on n1:1: {error.strerror or error}. ")
+    assert caught.value.__cause__ is error
+    assert ("Stop the program" in str(caught.value)) == (error.errno == errno.EADDRINUSE)
+
+
+@pytest.mark.parametrize(
+    ("host", "advice"),
+    [
+        ("192.0.2.1", "No interface of this machine has that address: correct listen"),
+        ("no..name", "Correct the host in listen"),
+    ],
+)
+async def test_open_node_cannot_listen_there(host: str, advice: str, tmp_path: Path) -> None:
+    """The same with real sockets: an address of documentation, and what is no name at all."""
+    config = trio_raft.Config(
+        node_id="n1", cluster_id=CLUSTER, members={"n1": "n1:1"}, listen=f"{host}:7001", data_directory=tmp_path / "n1"
+    )
+    with nothing_left(), pytest.raises(ConfigurationError, match=advice):
+        async with open_node(config, Machine()):
+            raise AssertionError("the body must not run")
+
+
+async def test_open_node_other_members_than_stored(
+    house: House, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Other ids than the stored ones change nothing, and the start says so, as an event and as a warning."""
+    async with house.open() as node:
+        await node.wait_leader()
+        await node.propose(b"alone")
+    house.config = make_config()
+    async with house.open() as node:
+        with node.events() as events:
+            assert events.receive_nowait() == MembersDiffer((N1,), (N1, N2, N3))
+        await node.wait_leader()
+        await node.propose(b"still alone")
+    [warning] = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert warning.name == "trio_raft.bootstrap"
+    assert warning.getMessage() == (
+        "n1: this data directory belongs to a cluster of n1, but the setting members names n1, n2, n3: the stored ones "
+        "count, the setting only says where to find them. n2, n3 cannot join, since membership cannot be changed yet: "
+        "take n2, n3 off the list, or begin anew, without the data, in empty directories on all members"
+    )
+
+
+async def test_open_node_fewer_members_than_stored(house: House, autojump_clock: MockClock) -> None:
+    """Members that the list does not name any more still count, and cannot be found."""
+    settled = SaveBootstrap({name: Incarnation(f"disk of {name}") for name in (N1, N2, N3)}, done=True)
+    house.store.inner.open(StoreIdentity(CLUSTER, N1, Incarnation("disk of n1")), memory_bytes=0)
+    plan = house.store.inner.plan([settled])
+    assert plan is not None
+    house.store.inner.execute(plan)
+    house.store.inner.close()
+    async with house.open() as node:
+        with node.events() as events:
+            differ = events.receive_nowait()
+    assert differ == MembersDiffer((N1, N2, N3), (N1,))
+    assert "put n2, n3 back on the list" in str(differ)
+    assert "recover" in str(differ)
+    assert "cannot join" not in str(differ)
+
+
+async def test_open_node_other_addresses_are_no_other_members(house: House, autojump_clock: MockClock) -> None:
+    """Ids are identity: an address may change, and nothing is said about it."""
+    async with house.open() as node:
+        await node.wait_leader()
+    house.config = attrs.evolve(house.config, members={N1: "elsewhere:7001"})
+    async with house.open() as node:
+        with node.events() as events, pytest.raises(trio.WouldBlock):
+            events.receive_nowait()
+        await node.wait_leader()
 
 
 async def test_open_node_cancelled_during_recovery(house: House, autojump_clock: MockClock) -> None:

@@ -189,3 +189,14 @@ async def test_unix_socket_streams(tmp_path: Path) -> None:
         assert await channel.request(Heartbeat(Term(1), N1, 1)) == HeartbeatReply(Term(1), 1)
         await channel.drop()
     await listener.aclose()
+
+
+async def test_tcp_dial_a_host_that_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that is not found is told in words, not as a number that means something else."""
+
+    async def unknown(*_: object, **__: object) -> trio.SocketStream:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(trio, "open_tcp_stream", unknown)
+    with pytest.raises(ChannelBroken, match=r"failed: no address is known of 'nowhere\.invalid': name or service not"):
+        await dial_n2("nowhere.invalid:7001")

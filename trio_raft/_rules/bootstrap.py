@@ -23,6 +23,7 @@ from collections.abc import Mapping
 
 import attrs
 
+from trio_raft._errors import NO_INCARNATION
 from trio_raft._messages import Incarnation, ServerId
 
 
@@ -38,7 +39,8 @@ class Bootstrap:
     confirmed: set[ServerId] = attrs.field(factory=set[ServerId])
     """Peers that stated durably the map that is recorded here."""
     replaced_for: Incarnation | None = None
-    """The incarnation by which the cluster knows this id, if it is not this directory's."""
+    """The incarnation by which the cluster knows this id, if it is not this directory's; NO_INCARNATION if it knows
+    none: this server is no member."""
 
     def __attrs_post_init__(self) -> None:
         self.incarnations.setdefault(self.own_id, self.own_incarnation)
@@ -69,7 +71,7 @@ class Bootstrap:
     def _adopt(self, settled: Mapping[ServerId, Incarnation]) -> bool:
         known = settled.get(self.own_id)
         if known != self.own_incarnation:
-            self.replaced_for = known or Incarnation("none")
+            self.replaced_for = known or Incarnation(NO_INCARNATION)
             return False
         self.incarnations = dict(settled)
         self.replaced_for = None

@@ -77,6 +77,13 @@ class Files(Protocol):
 
     def size(self, descriptor: int) -> int: ...
 
+    def free_bytes(self, directory: Path) -> int | None:
+        """What its file system has left for this user, or None where that is not known.
+
+        A hint: others use it up meanwhile, and quotas are not counted.
+        """
+        ...
+
     def read(self, descriptor: int, *, size: int, offset: int) -> bytes:
         """So many bytes from there; fewer only where the file ends."""
         ...
@@ -184,6 +191,11 @@ class OsFiles:
 
     def size(self, descriptor: int) -> int:
         return os.fstat(descriptor).st_size
+
+    def free_bytes(self, directory: Path) -> int | None:
+        found = os.statvfs(directory)
+        # Some file systems know neither their size nor what is left of it.
+        return found.f_bavail * found.f_frsize if found.f_blocks else None
 
     def read(self, descriptor: int, *, size: int, offset: int) -> bytes:
         data = os.pread(descriptor, size, offset)

@@ -35,13 +35,15 @@ def lock_directory(files: Files, custody: Custody, directory: Path, *, needed: i
 
     Raises DirectoryInUse, ConfigurationError, StorageError, StorageFull.
     """
-    with directory_errors(directory, needed=needed):
-        files.make_directory(directory)
-        try:
+    try:
+        with directory_errors(directory, needed=needed):
+            files.make_directory(directory)
             custody.take(files.lock(directory / LOCK_NAME))
-        except LockHeld as error:
-            lingering = "a write of the previous node has not returned"
-            raise DirectoryInUse(directory, lingering if is_lingering(directory) else error.holder) from None
+    except LockHeld as error:
+        lingering = "a write of the previous node has not returned"
+        raise DirectoryInUse(directory, lingering if is_lingering(directory) else error.holder) from None
+    except StorageFull as error:
+        raise StorageFull(directory, needed, starting=True) from error.__cause__
 
 
 def repair(
@@ -71,11 +73,17 @@ def repair(
     return Segment(number, path, descriptor, length)
 
 
-def begin(files: Files, custody: Custody, directory: Path, description: Description) -> tuple[Segment, int]:
+def begin(
+    files: Files, custody: Custody, directory: Path, description: Description, *, needed: int
+) -> tuple[Segment, int]:
     """A new log: its first segment, active, and where its first batch goes.
 
-    Raises StorageFull, after which nothing is left behind, and StorageError.
+    ``needed``: bytes of this segment and of those that are prepared next.  On a disk that is too small for them the
+    node would start, and then never lead.  Raises StorageFull, after which nothing is left behind, and StorageError.
     """
+    free = _free_bytes(files, directory)
+    if free is not None and free < needed:
+        raise StorageFull(directory, needed, starting=True)
     number, length = description.segment_number, description.segment_bytes
     path = segment_path(directory, number)
     step: Preparation | None
@@ -84,13 +92,20 @@ def begin(files: Files, custody: Custody, directory: Path, description: Descript
         while step is not None:
             run_slice(step, files, custody)
             done, step = step, next_slice(step)
-    except StorageFull:
+    except StorageFull as error:
         with contextlib.suppress(OSError):
             files.remove(path)
-        raise
+        raise StorageFull(directory, needed, starting=True) from error.__cause__
     segment = as_segment(done)
     batch = encode_description(description, number=1)
     with storage_errors(path, "beginning"):
         files.write(segment.descriptor, batch, offset=0)
         files.sync(segment.descriptor)
     return segment, len(batch)
+
+
+def _free_bytes(files: Files, directory: Path) -> int | None:
+    """None where the file system does not say; then writing finds it out."""
+    with contextlib.suppress(OSError):
+        return files.free_bytes(directory)
+    return None

@@ -127,7 +127,7 @@ class FileLogStore(LogStore[WritePlan, ReadPlan, Upkeep]):
 
     def _open(self, identity: StoreIdentity, memory_bytes: int, snapshot: SnapshotPoint | None) -> Recovered:
         files, directory = self._files, self._directory
-        lock_directory(files, self._custody, directory, needed=self._segment_bytes)
+        lock_directory(files, self._custody, directory, needed=self._first_bytes)
         with storage_errors(directory, "listing"):
             numbers = segment_numbers(files, directory)
         # Before a gap nothing counts, if the snapshot covers what is missing: `settle` sees to that.
@@ -164,9 +164,14 @@ class FileLogStore(LogStore[WritePlan, ReadPlan, Upkeep]):
             return Active(segment, found.active, found.end)
         blank = blank_description(identity, segment_bytes=self._segment_bytes)
         description = attrs.evolve(blank, longest_batch=self._longest_batch)
-        segment, end = begin(self._files, self._custody, self._directory, description)
+        segment, end = begin(self._files, self._custody, self._directory, description, needed=self._first_bytes)
         found.state.batch_number = 1
         return Active(segment, description, end)
+
+    @property
+    def _first_bytes(self) -> int:
+        """What a new log takes to begin with: the segment that is written, and those that are ready."""
+        return (1 + SEGMENTS_READY) * self._segment_bytes
 
     @property
     def _active(self) -> Active:

@@ -45,6 +45,10 @@ class DiskView:
         """Names that are certain to be there after a power cut, in order."""
         return sorted(path.name for path in self._durable_names if path.parent == directory)
 
+    def free_bytes(self, directory: Path) -> int | None:  # noqa: ARG002  # the name is the protocol's
+        """Not told: that a simulated disk is full is found out by writing, the hard way."""
+        return None
+
     def exists(self, path: Path) -> bool:
         """Is there such a file now?"""
         return path in self._files
