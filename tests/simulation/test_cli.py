@@ -352,7 +352,7 @@ def test_replay_of_which_nobody_wants_more() -> None:
         process.stdout.close()
         assert process.stderr is not None
         assert process.stderr.read() == ""
-    assert process.returncode == 141
+    assert process.returncode == -signal.SIGPIPE
 
 
 def test_ctrl_c_in_a_replay(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,6 @@ a mutant survived or nothing was run, 2 the command makes no sense, 130 it was i
 
 import argparse
 import json
-import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -53,8 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say(sys.stderr, f"error: {error}")
         return 2
     except BrokenPipeError:
-        # Whoever reads the output has seen enough.  Python would try to write the rest once more when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever reads the output has seen enough: end as the system ends a program that does not ask.
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGPIPE)
         return 141
     except BaseException as error:
         # Ctrl-C in the middle of a simulation comes in groups.
