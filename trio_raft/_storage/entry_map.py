@@ -20,7 +20,7 @@ import attrs
 
 from trio_raft._records import Entry, EntryKind, LogIndex, Term
 from trio_raft._storage.format import NO_VOTE, Description
-from trio_raft._storage.locations import Locations, location_of, split_location
+from trio_raft._storage.locations import Locations
 from trio_raft.abc import SaveBootstrap, SaveSnapshot, SaveVote, SnapshotPoint
 
 
@@ -38,11 +38,11 @@ class Placement:
     """Indexes of the configuration entries among them."""
 
 
-def place(entries: Sequence[Entry], records: Sequence[bytes], *, location: int) -> tuple[Placement, int]:
-    """Lay these records out from ``location`` on; returns the location behind them as well."""
-    segment, offset = split_location(location)
-    offsets = array("I", accumulate(map(len, records), initial=offset))
-    behind = location_of(segment, offsets.pop())
+def place(entries: Sequence[Entry], records: Sequence[bytes], *, segment: int, offset: int) -> tuple[Placement, int]:
+    """Lay these records out from there on; returns the offset behind them as well."""
+    # The offset behind the last one may be the end of the largest segment, which four bytes do not hold.
+    offsets = array("I", accumulate(map(len, records[:-1]), initial=offset))
+    behind = offsets[-1] + len(records[-1])
     first, last = entries[0], entries[-1]
     runs = [(first.index, first.term)]
     if first.term != last.term:
