@@ -175,6 +175,15 @@ def test_add_refuses_a_gap_and_a_falling_term(new: list[Entry], problem: str) ->
     assert (entries.entries_in(3), entries.entries_in(4)) == ((1, 2), None)
 
 
+def test_add_refuses_an_older_segment() -> None:
+    """Later entries stand at later places; where a caller is mistaken in that, the map stays as it was."""
+    entries = EntryMap()
+    put(entries, [entry(1, 1), entry(2, 1)], segment=3)
+    with pytest.raises(AssertionError, match="segment 2 after 3"):
+        put(entries, [entry(1, 2)], segment=2)
+    assert (entries.last_index, entries.term_runs, entries.entries_in(3)) == (2, ((1, 1),), (1, 2))
+
+
 def in_three_segments() -> EntryMap:
     """Nine entries, three in each segment, all at the same offsets there."""
     entries = EntryMap()

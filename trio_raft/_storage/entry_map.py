@@ -116,8 +116,10 @@ class EntryMap:
             raise ValueError(f"entry {first} does not continue a log that {self._extent}")
         if terms != sorted(terms):
             raise ValueError(f"entry {first} or one after it has a lower term than the entry before it")
+        # Asked for first: it refuses an older segment.
+        offsets = self.locations.offsets_in(placement.segment)
         self._truncate_from(first)
-        self.locations.offsets_in(placement.segment).extend(placement.offsets)
+        offsets.extend(placement.offsets)
         for index, term in placement.term_runs:
             if term != self.run_term:
                 self._run_firsts.append(index)
