@@ -11,6 +11,7 @@ from trio_raft._messages import Incarnation, ServerId
 from trio_raft._records import Entry, EntryKind, LogIndex, Term, make_entry
 from trio_raft._storage.entry_map import BEFORE_ALL
 from trio_raft._storage.files import Files
+from trio_raft._storage.locations import Locations
 from trio_raft._storage.wal import FileLogStore
 from trio_raft.abc import (
     Append,
@@ -172,6 +173,17 @@ class Image:
             if not runs or runs[-1][1] != each.term:
                 runs.append((each.index, each.term))
         return tuple(runs)
+
+
+def places_in(row: Locations, first: int, behind: int) -> list[tuple[int, int]]:
+    """(segment, offset) of what stands at these positions."""
+    offsets, segments = row.between(first, behind)
+    starts = [start for start, _ in segments]
+    assert starts == sorted(set(starts))
+    assert not offsets or starts[0] == 0
+    ends = [*starts[1:], len(offsets)]
+    found = zip(segments, ends, strict=False)
+    return [(number, offset) for (start, number), end in found for offset in offsets[start:end]]
 
 
 def power_cuts(disk: SimDisk, *, at_most: int = 256) -> Iterator[SimDisk]:

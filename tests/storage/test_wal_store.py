@@ -518,6 +518,27 @@ def test_read_finds_a_whole_run_of_another_term() -> None:
         read(store, 1, 100)
 
 
+def test_read_across_segments_names_what_is_damaged() -> None:
+    """Records stand at equal offsets in several segments: the one that is damaged is named, and no other (R9)."""
+    disk = SimDisk()
+    store = open_store(disk)
+    data = b"x" * 900
+    for first in (1, 4, 7):
+        save(store, commands(first, first + 2, term=1, data=data))
+    assert read(store, 2, 8) == [entry(index, 1, data) for index in range(2, 9)]
+    size = len(entry(1, 1, data).record)
+    for index in range(1, 10):
+        path = segment_path(DIRECTORY, (index + 2) // 3)
+        intact, offset = disk.contents(path), 512 + 32 + (index - 1) % 3 * size
+        damaged = bytearray(intact)
+        damaged[offset + 40] ^= 1
+        disk.overwrite(path, bytes(damaged))
+        with pytest.raises(LogCorrupt, match="checksum") as caught:
+            read(store, 1, 9)
+        assert (caught.value.path, caught.value.offset, caught.value.index) == (path, offset, index)
+        disk.overwrite(path, intact)
+
+
 def test_read_failure_is_a_storage_error() -> None:
     """A disk that cannot be read is a failure of this node, and no descriptor is left open."""
     disk = SimDisk()

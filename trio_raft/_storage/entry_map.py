@@ -20,7 +20,7 @@ import attrs
 
 from trio_raft._records import Entry, EntryKind, LogIndex, Term
 from trio_raft._storage.format import NO_VOTE, Description
-from trio_raft._storage.locations import Locations, location_of, split_location
+from trio_raft._storage.locations import Locations
 from trio_raft.abc import SaveBootstrap, SaveSnapshot, SaveVote, SnapshotPoint
 
 
@@ -38,11 +38,11 @@ class Placement:
     """Indexes of the configuration entries among them."""
 
 
-def place(entries: Sequence[Entry], records: Sequence[bytes], *, location: int) -> tuple[Placement, int]:
-    """Lay these records out from ``location`` on; returns the location behind them as well."""
-    segment, offset = split_location(location)
-    offsets = array("I", accumulate(map(len, records), initial=offset))
-    behind = location_of(segment, offsets.pop())
+def place(entries: Sequence[Entry], records: Sequence[bytes], *, segment: int, offset: int) -> tuple[Placement, int]:
+    """Lay these records out from there on; returns the offset behind them as well."""
+    # The offset behind the last one may be the end of the largest segment, which four bytes do not hold.
+    offsets = array("I", accumulate(map(len, records[:-1]), initial=offset))
+    behind = offsets[-1] + len(records[-1])
     first, last = entries[0], entries[-1]
     runs = [(first.index, first.term)]
     if first.term != last.term:
@@ -116,8 +116,10 @@ class EntryMap:
             raise ValueError(f"entry {first} does not continue a log that {self._extent}")
         if terms != sorted(terms):
             raise ValueError(f"entry {first} or one after it has a lower term than the entry before it")
+        # Asked for first: it refuses an older segment.
+        offsets = self.locations.offsets_in(placement.segment)
         self._truncate_from(first)
-        self.locations.offsets_in(placement.segment).extend(placement.offsets)
+        offsets.extend(placement.offsets)
         for index, term in placement.term_runs:
             if term != self.run_term:
                 self._run_firsts.append(index)

@@ -1,29 +1,16 @@
 """The places of entries on disk, in the order of the log: four bytes an entry.
 
-A *location* is a segment's number and the offset of a record within it, in one unsigned integer: whoever reads or
-writes a few entries handles those.  Of all entries of the log only the offsets are kept, and where in the log each
-segment begins, since segments are few: a log of ten million entries takes 40 MB here instead of 80.
+A place is a segment's number and the offset of a record within it.  Of each entry only the offset is kept, and where
+in the log each segment begins, since segments are few: a log of ten million entries takes 40 MB here instead of 80.
 
-Later entries stand at later places.  So the numbers of segments rise along the log.
+Later entries stand at later places.  So the numbers of segments rise along the log, and offsets rise within a segment.
 """
 
 from array import array
 from bisect import bisect_left, bisect_right
 
-_OFFSET_BITS = 32
-
-MAX_SEGMENT_BYTES = 1 << _OFFSET_BITS
-"""Offsets must fit into their part of a location."""
-
-
-def location_of(segment_number: int, offset: int) -> int:
-    """Segment and offset in one integer."""
-    return segment_number << _OFFSET_BITS | offset
-
-
-def split_location(location: int) -> tuple[int, int]:
-    """(segment number, offset) of a location."""
-    return location >> _OFFSET_BITS, location & (MAX_SEGMENT_BYTES - 1)
+MAX_SEGMENT_BYTES = 1 << 32
+"""Offsets must fit into four bytes."""
 
 
 class Locations:
@@ -56,16 +43,14 @@ class Locations:
             self._numbers.append(number)
         return self._offsets
 
-    def between(self, first: int, behind: int) -> "array[int]":
-        """The locations at these positions, all of which exist, up to ``behind``."""
-        found = array("Q")
-        run = bisect_right(self._starts, first) - 1
-        while first < behind:
-            end = min(behind, self._start_of(run + 1))
-            segment = location_of(self._numbers[run], 0)
-            found.extend(map(segment.__or__, self._offsets[first:end]))
-            first, run = end, run + 1
-        return found
+    def between(self, first: int, behind: int) -> "tuple[array[int], list[tuple[int, int]]]":
+        """The offsets at these positions, all of which exist, up to ``behind``; and their segments.
+
+        Of each segment: where among the offsets it begins, and its number.
+        """
+        run, end = bisect_right(self._starts, first) - 1, bisect_left(self._starts, behind)
+        starts = [max(start - first, 0) for start in self._starts[run:end]]
+        return self._offsets[first:behind], list(zip(starts, self._numbers[run:end], strict=True))
 
     def segment_at(self, position: int) -> int:
         """The number of the segment there."""

@@ -33,7 +33,6 @@ from trio_raft._records import (
 )
 from trio_raft._storage.entry_map import EntryMap
 from trio_raft._storage.files import Files, storage_errors
-from trio_raft._storage.locations import location_of, split_location
 from trio_raft._storage.segments import segment_path
 
 CHUNK_BYTES = 64 << 10
@@ -56,7 +55,9 @@ class ReadPlan:
     """Contiguous entries to read."""
 
     first: LogIndex
-    locations: "array[int]"
+    offsets: "array[int]"
+    segments: Sequence[tuple[int, int]]
+    """Where among the offsets each segment begins, and its number; never empty."""
     term_runs: Sequence[tuple[LogIndex, Term]]
     """Which term each entry has to have."""
     max_bytes: int
@@ -65,7 +66,7 @@ class ReadPlan:
     @property
     def first_segment(self) -> int:
         """The oldest segment that is read from; entries stand in the order of their places."""
-        return split_location(self.locations[0])[0]
+        return self.segments[0][1]
 
 
 def plan_entries(entries: EntryMap, first: LogIndex, last: LogIndex, *, max_bytes: int) -> ReadPlan:
@@ -75,8 +76,8 @@ def plan_entries(entries: EntryMap, first: LogIndex, last: LogIndex, *, max_byte
         raise AssertionError(f"entries {first} to {last} were asked for, {base + 1} to {on_disk} are on disk")
     # No more can fit, and slicing less is cheaper.
     last = LogIndex(min(last, first + max_bytes // RECORD_HEADER_BYTES))
-    locations = entries.locations.between(first - base - 1, last - base)
-    return ReadPlan(first, locations, entries.runs_between(first, last), max_bytes)
+    offsets, segments = entries.locations.between(first - base - 1, last - base)
+    return ReadPlan(first, offsets, segments, entries.runs_between(first, last), max_bytes)
 
 
 def read_entries(plan: ReadPlan, files: Files, directory: Path) -> list[Entry]:
@@ -96,7 +97,7 @@ def read_records(plan: ReadPlan, files: Files, directory: Path) -> list[bytes]:
     room = plan.max_bytes
     reader = _Reader(plan, files, directory)
     try:
-        while len(records) < len(plan.locations):
+        while len(records) < len(plan.offsets):
             found = reader.records(len(records))
             # The first entry of the plan counts for nothing.
             room += 0 if records else len(found[0])
@@ -121,32 +122,33 @@ class _Reader:
         self._number = 0
         self._path = directory
         self._descriptor: int | None = None
-        self._runs = list(reversed(plan.term_runs))
+        self._segments = list(reversed(plan.segments))
         """The one in force last."""
+        self._runs = list(reversed(plan.term_runs))
+        """Likewise."""
 
     def records(self, place: int) -> list[bytes]:
         """Those of one chunk, from this place of the plan on: at least one.  Raises LogCorrupt, StorageError."""
-        locations, start = self._plan.locations, self._plan.locations[place]
-        number, offset = split_location(start)
+        offsets, start = self._plan.offsets, self._plan.offsets[place]
+        number, end = self._segment_at(place)
         if number != self._number:
             self._turn_to(number)
         # A plan's entries that stand in one segment stand in order there.
-        end = location_of(number + 1, 0)
-        behind = bisect_left(locations, min(start + min(CHUNK_BYTES, self._plan.max_bytes), end), place + 1)
-        last = locations[behind - 1] - start
+        behind = bisect_left(offsets, start + min(CHUNK_BYTES, self._plan.max_bytes), place + 1, end)
+        last = offsets[behind - 1] - start
         # The last record ends before the next one begins.
-        known = locations[behind] if behind < len(locations) and locations[behind] < end else start + last
+        known = offsets[behind] if behind < end else start + last
         records: list[bytes] = []
         try:
-            chunk = self._chunk(offset, last, max(known - start, last + LEAST_BYTES))
+            chunk = self._chunk(start, last, max(known - start, last + LEAST_BYTES))
             while place < behind:
                 found = self._decode(chunk, start, place, behind)
                 records += found
                 place += len(found)
         except BadRecord as error:
             where = start + error.offset
-            index = LogIndex(self._plan.first + bisect_left(locations, where))
-            raise LogCorrupt(self._path, offset=offset + error.offset, index=index, problem=error.reason) from error
+            index = LogIndex(self._plan.first + bisect_left(offsets, where, place, end))
+            raise LogCorrupt(self._path, offset=where, index=index, problem=error.reason) from error
         return records
 
     def close(self) -> None:
@@ -183,16 +185,16 @@ class _Reader:
         Nearly all stand one behind the other and are alike, and those are taken together: to apply a long log again
         means to read all of it.  Whatever is amiss with them is found when they are looked at one by one.
         """
-        locations, index = self._plan.locations, LogIndex(self._plan.first + place)
+        offsets, index = self._plan.offsets, LogIndex(self._plan.first + place)
         term, next_run = self._term_at(index)
-        run_end = _end_of_run(locations, place, min(behind, place + next_run - index))
+        run_end = _end_of_run(offsets, place, min(behind, place + next_run - index))
         if run_end - place > 1:
-            at, stride = locations[place] - start, locations[place + 1] - locations[place]
+            at, stride = offsets[place] - start, offsets[place + 1] - offsets[place]
             records = decode_alike(chunk[at : at + (run_end - place) * stride])
             if records and len(records) == run_end - place and place_of(records[0]) == (index, term):
                 return records
-        offsets = [location - start for location in locations[place : min(run_end, place + _ONE_BY_ONE)]]
-        return self._decode_each(chunk, offsets, index, term)
+        within = [offset - start for offset in offsets[place : min(run_end, place + _ONE_BY_ONE)]]
+        return self._decode_each(chunk, within, index, term)
 
     def _decode_each(self, chunk: bytes, offsets: Sequence[int], index: LogIndex, term: Term) -> list[bytes]:
         """The records at these places.  Nearly all are commands; whatever seems amiss is looked at more closely."""
@@ -213,24 +215,31 @@ class _Reader:
             raise BadRecord(f"{entry} stands in the place of one of term {term}", offset=offset)
         return entry.record
 
+    def _segment_at(self, place: int) -> tuple[int, int]:
+        """The number of the segment in which that entry stands, and the place from which on it is another one."""
+        segments = self._segments
+        while len(segments) > 1 and segments[-2][0] <= place:
+            segments.pop()
+        return segments[-1][1], segments[-2][0] if len(segments) > 1 else len(self._plan.offsets)
+
     def _term_at(self, index: LogIndex) -> tuple[Term, LogIndex]:
         """The term that the entry has to have, and the index from which on it is another one."""
         runs = self._runs
         while len(runs) > 1 and runs[-2][0] <= index:
             runs.pop()
-        return runs[-1][1], runs[-2][0] if len(runs) > 1 else LogIndex(self._plan.first + len(self._plan.locations))
+        return runs[-1][1], runs[-2][0] if len(runs) > 1 else LogIndex(self._plan.first + len(self._plan.offsets))
 
 
-def _end_of_run(locations: "array[int]", place: int, behind: int) -> int:
+def _end_of_run(offsets: "array[int]", place: int, behind: int) -> int:
     """Behind the last one that stands where it would if all from this place on were of one size.
 
-    Found by bisection, since behind the end of a batch everything stands farther on.  Where sizes differ that may be
-    wrong, and whoever takes the records for alike finds out.
+    All are in one segment.  Found by bisection, since behind the end of a batch everything stands farther on.  Where
+    sizes differ that may be wrong, and whoever takes the records for alike finds out.
     """
     if place + 1 >= behind:
         return behind
-    stride = locations[place + 1] - locations[place]
-    due = locations[place] - place * stride
-    if locations[behind - 1] - (behind - 1) * stride == due:
+    stride = offsets[place + 1] - offsets[place]
+    due = offsets[place] - place * stride
+    if offsets[behind - 1] - (behind - 1) * stride == due:
         return behind
-    return bisect_right(range(behind), due, lo=place + 1, key=lambda at: locations[at] - at * stride)
+    return bisect_right(range(behind), due, lo=place + 1, key=lambda at: offsets[at] - at * stride)

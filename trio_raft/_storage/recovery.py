@@ -60,7 +60,7 @@ from trio_raft._storage.format import (
     used_bytes,
 )
 from trio_raft._storage.found import Found, FoundMarker, FoundSegment, Torn
-from trio_raft._storage.locations import MAX_SEGMENT_BYTES, location_of
+from trio_raft._storage.locations import MAX_SEGMENT_BYTES
 from trio_raft._storage.segments import segment_path
 from trio_raft.abc import SaveBootstrap, SaveSnapshot, SaveVote, SnapshotPoint, StoreIdentity
 
@@ -298,7 +298,7 @@ class _Scanner:
             match item_of(entry):
                 case Entry():
                     self._make_way(entry.index)
-                    placement, _ = place([entry], [record], location=location_of(number, offset))
+                    placement, _ = place([entry], [record], segment=number, offset=offset)
                     state.entries.add(placement)
                 case SaveVote() as vote:
                     if vote.term < state.vote.term:

@@ -24,7 +24,6 @@ from trio_raft._storage.format import (
     sectors_up,
     vote_record,
 )
-from trio_raft._storage.locations import location_of
 from trio_raft._storage.segments import Segment
 from trio_raft.abc import Append, Compact, JournalItem, SaveBootstrap, SaveSnapshot, SaveVote
 
@@ -154,17 +153,17 @@ def _lay_out(plan: WritePlan) -> tuple[list[bytes], list[Placement]]:
     """All records in order, and where the entries among them go."""
     records: list[bytes] = []
     placements: list[Placement] = []
-    location = location_of(plan.segment.number, plan.offset + BATCH_HEADER_BYTES)
+    offset = plan.offset + BATCH_HEADER_BYTES
     for item in plan.items:
         if isinstance(item, tuple):
             entry_records = [entry.record for entry in item]
-            placement, location = place(item, entry_records, location=location)
+            placement, offset = place(item, entry_records, segment=plan.segment.number, offset=offset)
             placements.append(placement)
             records += entry_records
         elif not isinstance(item, Compact):
             record = _record(item)
             records.append(record)
-            location += len(record)
+            offset += len(record)
     return records, placements
 
 
