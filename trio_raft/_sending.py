@@ -31,7 +31,8 @@ from trio_raft._transport import Channel, ChannelBroken
 from trio_raft.abc import SnapshotReader
 
 IN_FLIGHT = 4
-"""So many pieces may be sent and not answered yet; or more, up to so many times ``chunk_bytes``, if they are small."""
+"""So many pieces may be sent and not answered yet; or more, if they are small, up to about so many times
+``chunk_bytes``, or what a frame of the peer takes."""
 
 PIECES_A_SECOND = 512
 """Where a rate is set.  A large piece keeps an event loop busy for milliseconds, at both ends, and writes wait for
@@ -156,7 +157,7 @@ class _Sending:
         total = self._snapshot.size
         self._publish()
         while self._offset < total or self._in_flight:
-            if self._offset < total and self._has_room:
+            if self._offset < total and self._has_room(channel):
                 await self._send_piece(channel)
             elif not await self._receive(channel):
                 return False
@@ -164,13 +165,13 @@ class _Sending:
                 return False
         return True
 
-    @property
-    def _has_room(self) -> bool:
+    def _has_room(self, channel: Channel) -> bool:
         """May another piece leave before one is answered?"""
         if len(self._in_flight) < IN_FLIGHT:
             return True
         settings = self._server.snapshots.settings
-        most = IN_FLIGHT * settings.chunk_bytes
+        # No more than large pieces would be: each answer is as old as what is in flight takes on its way (R14).
+        most = IN_FLIGHT * min(settings.chunk_bytes, channel.max_frame_body)
         if settings.bytes_per_second:
             # Answers are read when there is no room: they must not lie about for longer than a sign of life may take.
             most = min(most, settings.bytes_per_second // SIGNS_OF_LIFE)

@@ -342,6 +342,20 @@ def test_ctrl_c() -> None:
 
 
 @pytest.mark.processes
+def test_hunt_of_which_nobody_wants_more() -> None:
+    """A reader that is gone when the first mutant is caught ends the hunt without a traceback, too."""
+    name, seed = CAUGHT
+    seeds = f"{seed}:{int(seed) + 1}"
+    command = [sys.executable, "-m", "trio_raft.testing", "mutants", name, "--seeds", seeds, "--processes", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert "Traceback" not in process.stderr.read()
+    assert process.returncode == -signal.SIGPIPE
+
+
+@pytest.mark.processes
 def test_replay_of_which_nobody_wants_more() -> None:
     """A reader that has seen enough ends a replay without a traceback."""
     command = [sys.executable, "-m", "trio_raft.testing", "replay", "7"]
@@ -364,6 +378,17 @@ def test_ctrl_c_in_a_replay(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     monkeypatch.setattr("trio_raft.testing.__main__.run_seed", interrupt)
     assert main(["replay", "3"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_failure_beside_ctrl_c_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bug that comes in one group with the interruption is shown."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise BaseExceptionGroup("of a nursery", [KeyboardInterrupt(), AssertionError("a bug")])
+
+    monkeypatch.setattr("trio_raft.testing.__main__.run_seed", fail)
+    with pytest.raises(BaseExceptionGroup):
+        main(["replay", "3"])
 
 
 @pytest.mark.processes

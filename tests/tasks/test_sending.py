@@ -23,12 +23,20 @@ from tests.tasks.parts import (
     until,
 )
 from tests.tasks.saving import SnapshotsUnderControl, opened_store, save
+from trio_raft import _sending
 from trio_raft._codec import Frame
 from trio_raft._config import Snapshots
 from trio_raft._environment import Lane
 from trio_raft._errors import SnapshotCorrupt, StorageError
 from trio_raft._follower import LONGEST_PAUSE, Follower, Offer
-from trio_raft._messages import AppendEntriesReply, InstallSnapshot, InstallSnapshotReply, Purpose, SnapshotStatus
+from trio_raft._messages import (
+    AppendEntriesReply,
+    InstallSnapshot,
+    InstallSnapshotReply,
+    Purpose,
+    ServerId,
+    SnapshotStatus,
+)
 from trio_raft._records import LogIndex, Term
 from trio_raft._replication import replicate_to
 from trio_raft._rules.progress import Mode
@@ -395,6 +403,49 @@ async def test_send_throttled(autojump_clock: MockClock, nursery: trio.Nursery) 
     assert times[-1] - began >= (39 * rate // 4) / rate - 0.01
     assert max(later - earlier for earlier, later in itertools.pairwise(times)) < 0.3
     assert scene.follower.progress.last_append_contact > began + 9
+
+
+@pytest.mark.parametrize(
+    ("rate", "chunk", "frame", "unanswered"),
+    [
+        (0, 100, 1 << 20, 4 * 100),
+        (0, 1000, 100, 4 * 100),
+        (8 << 20, 200 << 10, 1 << 20, 4 * (200 << 10)),
+        (8 << 20, 200 << 10, 30 << 10, 4 * (30 << 10)),
+        (400 << 10, 200 << 10, 1 << 20, 4 * (64 << 10)),
+        (400, 1000, 1 << 20, 4 * 100),
+    ],
+)
+async def test_send_keeps_so_much_unanswered(
+    rate: int,
+    chunk: int,
+    frame: int,
+    unanswered: int,
+    autojump_clock: MockClock,
+    nursery: trio.Nursery,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Four pieces, or as many bytes in small ones where a rate is set; large settings beside small frames of the peer
+    do not make it more: answers must not grow old in a row behind them (R14).
+    """
+    settings = attrs.evolve(SETTINGS, bytes_per_second=rate, chunk_bytes=chunk)
+    dial = _sending.dial_peer
+
+    async def dial_peer_that_takes_little(server: Server, peer: ServerId, purpose: Purpose) -> Channel:
+        channel = await dial(server, peer, purpose)
+        channel.max_frame_body = min(channel.max_frame_body, frame)
+        return channel
+
+    monkeypatch.setattr(_sending, "dial_peer", dial_peer_that_takes_little)
+    scene = await play(nursery, settings=settings, size=2 << 20)
+    script = await scene.asked()
+    await script.answer(WANTED, 0)
+    received = 0
+    # So that the next piece would have come long ago, and no answer is overdue yet.
+    with trio.move_on_after(4):
+        while True:
+            received += len((await script.next()).data)
+    assert unanswered <= received < unanswered + max(frame, 64 << 10) if rate else received == unanswered
 
 
 async def test_send_heartbeats_go_on(autojump_clock: MockClock, nursery: trio.Nursery) -> None:

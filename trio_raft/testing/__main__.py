@@ -51,17 +51,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         _say(sys.stderr, f"error: {error}")
         return 2
-    except BrokenPipeError:
-        # Whoever reads the output has seen enough: end as the system ends a program that does not ask.
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-        signal.raise_signal(signal.SIGPIPE)
-        return 141
     except BaseException as error:
-        # Ctrl-C in the middle of a simulation comes in groups.
-        if not any(isinstance(leaf, KeyboardInterrupt) for leaf in leaves(error)):
-            raise
-        _say(sys.stderr, "interrupted")
-        return 130
+        # In the middle of a simulation, or of many, they come in groups.
+        found = leaves(error)
+        if all(isinstance(leaf, KeyboardInterrupt) for leaf in found):
+            _say(sys.stderr, "interrupted")
+            return 130
+        if all(isinstance(leaf, BrokenPipeError) for leaf in found):
+            # Whoever reads the output has seen enough: end as the system ends a program that does not ask.
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+            signal.raise_signal(signal.SIGPIPE)
+        raise
 
 
 def _parser() -> argparse.ArgumentParser:
