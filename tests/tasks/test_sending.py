@@ -37,6 +37,7 @@ from trio_raft._messages import (
     ServerId,
     SnapshotStatus,
 )
+from trio_raft._peers import dial_peer
 from trio_raft._records import LogIndex, Term
 from trio_raft._replication import replicate_to
 from trio_raft._rules.progress import Mode
@@ -429,10 +430,8 @@ async def test_send_keeps_so_much_unanswered(
     do not make it more: answers must not grow old in a row behind them (R14).
     """
     settings = attrs.evolve(SETTINGS, bytes_per_second=rate, chunk_bytes=chunk)
-    dial = _sending.dial_peer
-
     async def dial_peer_that_takes_little(server: Server, peer: ServerId, purpose: Purpose) -> Channel:
-        channel = await dial(server, peer, purpose)
+        channel = await dial_peer(server, peer, purpose)
         channel.max_frame_body = min(channel.max_frame_body, frame)
         return channel
 
