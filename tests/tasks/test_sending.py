@@ -430,6 +430,7 @@ async def test_send_keeps_so_much_unanswered(
     do not make it more: answers must not grow old in a row behind them (R14).
     """
     settings = attrs.evolve(SETTINGS, bytes_per_second=rate, chunk_bytes=chunk)
+
     async def dial_peer_that_takes_little(server: Server, peer: ServerId, purpose: Purpose) -> Channel:
         channel = await dial_peer(server, peer, purpose)
         channel.max_frame_body = min(channel.max_frame_body, frame)
