@@ -78,7 +78,7 @@ def _add_log(groups: Verbs) -> None:
     verbs = log.add_subparsers(required=True, metavar="verb")
     for verb, verify, text in (
         ("inspect", False, "What the log amounts to, and what its files hold."),
-        ("verify", True, "What the log amounts to, with every record checked against its own checksum."),
+        ("verify", True, "What the log amounts to, with every record and every snapshot checked."),
     ):
         parser = _add(
             verbs,

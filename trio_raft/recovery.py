@@ -134,14 +134,19 @@ def save_snapshot(
 
 
 def inspect_log(directory: Path | str, *, verify: bool = False, progress: Progress = no_progress) -> LogReport:
-    """Look into the log of a data directory; ``verify`` checks each record against its own checksum too.  Reads only.
+    """Look into the log of a data directory; ``verify`` checks each record by itself too, and each snapshot.
 
+    Reads only.  A damaged snapshot that the log does not need is in the report's ``damaged_snapshots``.
     Raises DirectoryInUse (a node has it open); LogCorrupt, with file, offset and index; SnapshotCorrupt, with file and
     offset, if the log needs a snapshot that is damaged; IncompatibleVersion;
     DirectoryMismatch (its files belong to different nodes); StorageError; ConfigurationError (there is no log).
     """
     with open_log(OsFiles(), absolute(directory), progress=progress) as log:
-        return log.report(records_checked=log.check_records(progress=progress) if verify else None)
+        if not verify:
+            return log.report()
+        checked = log.check_records(progress=progress)
+        log.check_older_snapshots(progress=progress)
+        return log.report(records_checked=checked)
 
 
 def inspect_snapshot(file: Path | str, *, verify: bool = False, progress: Progress = no_progress) -> SnapshotReport:

@@ -151,6 +151,26 @@ def test_damaged_snapshot_that_the_log_does_not_need(directory: Path, tmp_path: 
     assert err == f"error: {directory} holds no whole snapshot; {damage}. Nothing was changed.\n"
 
 
+def test_damaged_snapshot_behind_a_whole_one(directory: Path, capsys: Captured) -> None:
+    """A node falls back on it one day: verifying the log finds it (status 1), and inspecting says it was not read."""
+    path = directory / f"snapshot-{1:016d}-{6:016d}.snapshot"
+    add_snapshot(directory, 9, 2, b"newest")
+    assert run_json(capsys, "log", "verify", directory)["log"]["unread_snapshots"] == []
+    offset = path.stat().st_size - 1
+    flip(path, offset)
+    before = contents(directory)
+    out, _ = run_text(capsys, "log", "inspect", directory)
+    assert f"  {path.name}  older, and not read: log verify and snapshot verify do that\n" in out
+    assert run_json(capsys, "log", "inspect", directory)["log"]["unread_snapshots"] == [path.name]
+    out, _ = run_text(capsys, "log", "verify", directory, status=1)
+    assert "  snapshot     9 of term 2\n" in out
+    assert f"  DAMAGED, and not needed by the log: snapshot {path} is damaged at byte " in out
+    assert "not read" not in out
+    [damage] = run_json(capsys, "log", "verify", directory, status=1)["log"]["damaged_snapshots"]
+    assert (damage["type"], damage["path"]) == ("SnapshotCorrupt", str(path))
+    assert contents(directory) == before
+
+
 def test_snapshot_save_and_restore(directory: Path, tmp_path: Path, capsys: Captured) -> None:
     """A snapshot is copied out, refused where it would replace something, and makes a new cluster."""
     saved = tmp_path / "saved"

@@ -22,7 +22,7 @@ from tests.tools.support import (
     with_node,
 )
 from trio_raft import recovery
-from trio_raft._errors import ConfigurationError, DirectoryInUse, IncompatibleVersion, LogCorrupt
+from trio_raft._errors import ConfigurationError, DirectoryInUse, IncompatibleVersion, LogCorrupt, SnapshotCorrupt
 from trio_raft._records import RECORD_HEADER_BYTES, LogIndex
 from trio_raft._storage import format as log_format
 from trio_raft._storage.format import (
@@ -173,6 +173,19 @@ def test_verify_checks_records_by_themselves(tmp_path: Path) -> None:
         recovery.inspect_log(directory, verify=True)
     assert (caught.value.path, caught.value.offset, caught.value.index) == (path, wrong, 2)
     assert contents(directory) == before
+
+
+def test_verify_reads_older_snapshots(tmp_path: Path) -> None:
+    """Those behind the newest whole one are left alone by a start, and read by the verification."""
+    directory = simple_directory(tmp_path / "n1")
+    older = Path(add_snapshot(directory, 4, 1, b"older").name)
+    add_snapshot(directory, 6, 1, b"newer")
+    flip(older, older.stat().st_size - 1)
+    report = recovery.inspect_log(directory)
+    assert (report.damaged_snapshots, report.unread_snapshots) == ((), (older.name,))
+    report = recovery.inspect_log(directory, verify=True)
+    assert [damage.path for damage in report.damaged_snapshots if isinstance(damage, SnapshotCorrupt)] == [older]
+    assert (report.snapshot, report.unread_snapshots) == (point(6, 1), ())
 
 
 def rewrite_second_record(path: Path, at: int) -> int:

@@ -52,7 +52,10 @@ def _say_all(lines: Iterable[str]) -> None:
 def log(options: argparse.Namespace) -> int:
     """``log inspect`` and ``log verify``."""
     with _bar() as bar, open_log(FILES, options.directory, progress=bar) as opened:
-        checked = opened.check_records(progress=bar) if options.verify else None
+        checked = None
+        if options.verify:
+            checked = opened.check_records(progress=bar)
+            opened.check_older_snapshots(progress=bar)
         report = opened.report(records_checked=checked)
         bar.clear()
         entries = opened.entries(*options.entries) if options.entries else ()

@@ -2,13 +2,13 @@
 
 The store's own ``scan`` and ``settle`` read and judge everything, as a starting node would beside its newest whole
 snapshot.  Verifying goes through the batches once more and checks every record against its own checksum, which a scan
-leaves out where the batch's was right.
+leaves out where the batch's was right; and it reads the older snapshots, which a node falls back on.
 
 House rule: nothing here writes, and nothing is judged twice: what ``scan`` lets pass is taken as it is.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import attrs
@@ -27,9 +27,9 @@ from trio_raft._storage.found import Found, FoundSegment, settle
 from trio_raft._storage.reading import plan_entries, read_entries
 from trio_raft._storage.recovery import after_last_gap, scan
 from trio_raft._storage.segments import segment_path
-from trio_raft._storage.snapshot_files import point_of
-from trio_raft._tools.directories import NOBODY, Progress, held, no_progress, read_file, segments_in
-from trio_raft._tools.snapshots import newest_whole
+from trio_raft._storage.snapshot_files import newest_first, point_of, snapshot_path
+from trio_raft._tools.directories import NOBODY, Progress, held, names_in, no_progress, read_file, segments_in
+from trio_raft._tools.snapshots import damaged_among, newest_whole
 from trio_raft.abc import SnapshotPoint, StoredSnapshot, StoreIdentity
 
 READ_BYTES = 4 << 20
@@ -100,7 +100,9 @@ class LogReport:
     snapshot: SnapshotPoint | None
     """Of the newest whole snapshot beside the log, which says from where on the log counts."""
     damaged_snapshots: tuple[RaftError, ...]
-    """What is wrong with those newer than it; the log does not need them."""
+    """What is wrong with those newer than it, and with the older ones if they were read; the log needs none of them."""
+    unread_snapshots: tuple[str, ...]
+    """The files of older ones, unless it was asked for that they are verified: they may be damaged."""
     superseded: bool
     """Nothing of the log counts: the snapshot reaches beyond it, or conflicts with it at its last index (N1)."""
     segments: tuple[SegmentReport, ...]
@@ -125,7 +127,8 @@ class OpenLog:
         self.directory = directory
         self.snapshot = snapshot
         self.damaged_snapshots: tuple[RaftError, ...] = ()
-        """What is wrong with those newer than it."""
+        """What is wrong with those newer than it, and with the older ones once they were checked."""
+        self._unread = _older_than(snapshot, newest_first(names_in(files, directory)))
         self._files = files
         numbers = segments_in(files, directory)
         if snapshot:
@@ -172,6 +175,11 @@ class OpenLog:
             progress("checking records", done, len(segments))
         return count
 
+    def check_older_snapshots(self, *, progress: Progress = no_progress) -> None:
+        """Read those older than the newest whole one, and note what is wrong with them.  Raises StorageError."""
+        self.damaged_snapshots += damaged_among(self._files, self.directory, self._unread, progress=progress)
+        self._unread = ()
+
     def report(self, *, records_checked: int | None = None) -> LogReport:
         """All that is known of it."""
         found, state, torn = self.found, self.found.state, self.found.torn
@@ -190,6 +198,7 @@ class OpenLog:
             members_confirmed=state.bootstrap is not None and state.bootstrap.done,
             snapshot=self.snapshot,
             damaged_snapshots=self.damaged_snapshots,
+            unread_snapshots=tuple(snapshot_path(self.directory, point).name for point in self._unread),
             superseded=self.superseded,
             segments=tuple(map(self._segment, found.segments)),
             unused=tuple(segment_path(self.directory, number).name for number in found.unused),
@@ -219,6 +228,13 @@ class OpenLog:
             first_index=first,
             last_index=last,
         )
+
+
+def _older_than(snapshot: SnapshotPoint | None, points: Iterable[SnapshotPoint]) -> tuple[SnapshotPoint, ...]:
+    if snapshot is None:
+        # None is whole: all of them were read.
+        return ()
+    return tuple(each for each in points if (each.term, each.index) < (snapshot.term, snapshot.index))
 
 
 class _Told(list[int]):

@@ -7,7 +7,7 @@ House rule: only ``save_newest`` writes, and only where it was told to.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -158,17 +158,36 @@ def newest_whole(
     """
     damaged: list[RaftError] = []
     for point in newest_first(names_of_node(files, directory)):
-        path = snapshot_path(directory, point)
         try:
-            found = verify_snapshot(path, cluster_id=cluster_id, progress=partial(progress, READING), files=files)
-            _require_point(path, found.point, point)
-            return found, tuple(damaged)
+            return _whole_at(files, directory, point, cluster_id=cluster_id, progress=progress), tuple(damaged)
         except (SnapshotCorrupt, IncompatibleVersion) as error:
             damaged.append(error)
         except StorageError as error:
             if not is_gone(error):
                 raise
     return None, tuple(damaged)
+
+
+def damaged_among(
+    files: Files, directory: Path, points: Iterable[SnapshotPoint], *, progress: Progress = no_progress
+) -> tuple[RaftError, ...]:
+    """What is wrong with these snapshots of a directory that is held, all of each read.  Raises StorageError."""
+    damaged: list[RaftError] = []
+    for point in points:
+        try:
+            _whole_at(files, directory, point, progress=progress)
+        except (SnapshotCorrupt, IncompatibleVersion) as error:
+            damaged.append(error)
+    return tuple(damaged)
+
+
+def _whole_at(
+    files: Files, directory: Path, point: SnapshotPoint, *, cluster_id: str | None = None, progress: Progress
+) -> StoredSnapshot:
+    path = snapshot_path(directory, point)
+    found = verify_snapshot(path, cluster_id=cluster_id, progress=partial(progress, READING), files=files)
+    _require_point(path, found.point, point)
+    return found
 
 
 def report_of(snapshot: StoredSnapshot) -> SnapshotReport:

@@ -52,6 +52,8 @@ def log_lines(report: LogReport) -> Iterator[str]:
     yield f"  snapshot     {point_text(report.snapshot) if report.snapshot else 'none that is whole'}"
     for error in report.damaged_snapshots:
         yield f"  DAMAGED, and not needed by the log: {error_line(error)}"
+    for name in report.unread_snapshots:
+        yield f"  {name}  older, and not read: log verify and snapshot verify do that"
     for segment in report.segments:
         yield f"  {segment.file}  {_segment_text(segment)}"
     for name in report.unused:
