@@ -4,6 +4,7 @@ import functools
 import io
 import itertools
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -322,6 +323,13 @@ def test_faults_may_be_written_with_hyphens(capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit):
         main(["run", "--help"])
     assert "crash,old-copy is the same as 'crash,old copy' in quotes" in " ".join(capsys.readouterr().out.split())
+
+
+def test_help_lists_what_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    """The command by which a run starts its workers is not among them."""
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert re.findall(r"^    (\w+) ", capsys.readouterr().out, flags=re.MULTILINE) == ["run", "replay", "mutants"]
 
 
 # ------------------------------------------------------------------------------------ processes
