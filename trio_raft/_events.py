@@ -291,7 +291,8 @@ class LoopBlocked:
     """One call kept the event loop from everything else for ``seconds``, heartbeats included.
 
     From ``loop_blocked_threshold`` on.  What comes near ``heartbeat_timeout`` costs a leader its place.  Let the call
-    do less at once, or raise the timeouts.
+    do less at once, or raise the timeouts.  ``call`` names it: an ``apply``, a ``snapshot``, a read's function, or a
+    log handler.
     """
 
     call: str

@@ -1,6 +1,7 @@
 """Simulated clusters whose members keep snapshots: with a machine that can, and with one that cannot."""
 
 import errno
+import random
 from collections.abc import Iterator
 
 import attrs
@@ -9,7 +10,7 @@ import pytest
 import trio_raft
 from tests.simulation.simulated import Counter, simulated, total
 from trio_raft._environment import Lane
-from trio_raft.testing import SIMULATION_LIMITS, Cluster, ClusterSettings, running_cluster
+from trio_raft.testing import SIMULATION_LIMITS, Cluster, ClusterSettings, InvariantViolation, running_cluster
 from trio_raft.testing._member import DIRECTORY
 
 SMALL = ClusterSettings(
@@ -102,6 +103,50 @@ async def test_how_much_a_member_has_to_miss(missed: int, installs: int) -> None
         assert isinstance(machine, Remembered)
         await cluster.until(lambda: machine.total == 4 + missed, "the member has caught up")
         assert installed(cluster, follower) == installs
+
+
+@pytest.mark.parametrize("seed", range(5))
+@simulated
+async def test_dozen_commands_behind_a_cut(seed: int) -> None:
+    """As many as README says bring a member up by a snapshot that was cut off, whatever was under way at the cut."""
+    async with running_cluster(Remembered, SMALL, seed=seed) as cluster:
+        await write(cluster, 1)
+        follower = await follower_of(cluster)
+        cluster.partition([follower])
+        await write(cluster, 12)
+        cluster.heal()
+        machine = cluster.machines[follower]
+        assert isinstance(machine, Remembered)
+        await cluster.until(lambda: machine.total == 13, "the member has caught up")
+        assert installed(cluster, follower) == 1
+
+
+class Drawn(Remembered):
+    """Its state depends on more than the commands."""
+
+    def apply(self, entry: trio_raft.Committed[int]) -> int:
+        self.total += random.randrange(1 << 30)
+        return self.total
+
+
+class Unsorted(Remembered):
+    """Its state depends on the order of a set, which is one for the whole process."""
+
+    def apply(self, entry: trio_raft.Committed[int]) -> int:
+        self.total += int("".join({str(number) for number in range(9)}))
+        return self.total
+
+
+@simulated
+async def test_replicas_that_drift_apart_are_found_by_their_snapshots() -> None:
+    """Random numbers in a state are found where snapshots are compared, and nowhere else, as README says."""
+    with pytest.raises(InvariantViolation, match="The same commands lead to the same state"):
+        async with running_cluster(Drawn, SMALL) as cluster:
+            await write(cluster, 12)
+    async with running_cluster(Drawn) as cluster:
+        await write(cluster, 12)
+    async with running_cluster(Unsorted, SMALL) as cluster:
+        await write(cluster, 12)
 
 
 @simulated
