@@ -213,7 +213,8 @@ class Snapshots:
     """Newest snapshots that are kept on disk."""
 
     chunk_bytes: int = 1 * MEBIBYTE
-    """Bytes of a snapshot in one message, as far as the peer's frames take them; four are under way at a time."""
+    """Bytes of a snapshot in one message, as far as the peer's frames take them; four times as many are under way at a
+    time.  Where a rate is set messages are smaller, so that writes do not wait for them."""
 
     bytes_per_second: int = 64 * MEBIBYTE
     """To each follower; 0 sends as fast as it takes them."""

@@ -108,9 +108,9 @@ async def _open(server: Server, follower: Follower) -> tuple[Offer, SnapshotRead
 @attrs.frozen
 class _InFlight:
     request_id: int
+    start: int
     end: int
     """Behind its last byte."""
-    size: int
     sent_at: float
 
 
@@ -175,7 +175,7 @@ class _Sending:
         if settings.bytes_per_second:
             # Answers are read when there is no room: they must not lie about for longer than a sign of life may take.
             most = min(most, settings.bytes_per_second // SIGNS_OF_LIFE)
-        return self._offset - (self._in_flight[0].end - self._in_flight[0].size) < most
+        return self._offset - self._in_flight[0].start < most
 
     async def _send_piece(self, channel: Channel) -> None:
         settings = self._server.snapshots.settings
@@ -191,10 +191,10 @@ class _Sending:
             self._not_before = max(now, self._not_before) + len(data) / settings.bytes_per_second
         if not self._server.leads(self._term):
             return
-        request = self._request(self._offset, data)
+        request, start = self._request(self._offset, data), self._offset
         self._offset += len(data)
         request_id = channel.next_request_id()
-        self._in_flight.append(_InFlight(request_id, self._offset, len(data), self._clock.now()))
+        self._in_flight.append(_InFlight(request_id, start, self._offset, self._clock.now()))
         await channel.send(request, request_id=request_id)
 
     async def _receive(self, channel: Channel) -> bool:
